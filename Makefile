@@ -1,0 +1,60 @@
+# Set-up and the two commands of the README:
+#   make quickstart   environment, then the main job on a synthetic dataset
+#   make test         environment, then format, lint and tests
+# Also: make lock (renew requirements.txt), make clean.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+OUT := quickstart
+
+.PHONY: quickstart test format lock clean
+
+quickstart: $(INSTALLED)
+	$(BIN)/python tools/synthesize.py --output_dir=$(OUT)/sounds
+	for split in train eval; do \
+	  $(BIN)/python tools/make_tfrecords.py --split=$$split \
+	    --segments_csv=$(OUT)/sounds/segments_$$split.csv \
+	    --class_labels_csv=$(OUT)/sounds/class_labels_indices.csv \
+	    --audio_dir=$(OUT)/sounds/audio --output_dir=$(OUT)/records \
+	    || exit; \
+	done
+	$(BIN)/python -m tf_audioset.train --gin_file=gin/quickstart.gin \
+	  --data_dir=$(OUT)/records --workdir=$(OUT)/run
+	$(BIN)/python tools/evaluate.py --saved_model=$(OUT)/run/saved_model \
+	  --data_dir=$(OUT)/records
+	$(BIN)/python tools/predict.py --saved_model=$(OUT)/run/saved_model \
+	  --top_k=3 $$(ls -d $(OUT)/sounds/audio/*.wav | tail -n 2)
+
+test: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -n 2 tests
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The lock is for Python 3.11; 3.9 and 3.10 resolve setup.py's ranges.
+$(INSTALLED): requirements.txt setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' \
+	  || { echo "tf_audioset needs Python 3.9, 3.10 or 3.11, best 3.11, and $(PYTHON) is not one: install it, then run make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv \
+	  || { echo "$(PYTHON) cannot make environments: on Debian and Ubuntu, install python3.11-venv" >&2; rm -rf .venv; exit 1; }
+	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
+	  then $(BIN)/pip install --quiet --require-hashes -r requirements.txt; \
+	  else $(BIN)/pip install --quiet '.[test]' && $(BIN)/pip uninstall --quiet -y tf_audioset; fi
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet uv
+	.venv-lock/bin/uv pip compile --quiet --upgrade --python-version 3.11 \
+	  --generate-hashes --extra test setup.py -o requirements.txt \
+	  --custom-compile-command 'make lock'
+	rm -rf .venv-lock
+
+clean:
+	rm -rf $(OUT) .venv build *.egg-info

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packaging. The ranges are what the code needs; requirements.txt is the lock."""
+
+import sys
+
+from setuptools import find_packages, setup
+
+if not (3, 9) <= sys.version_info[:2] <= (3, 11):
+  sys.exit(
+    "tf_audioset needs Python 3.9, 3.10 or 3.11 (TensorFlow 2.15 has no "
+    "other); this is {}.{}.".format(*sys.version_info[:2])
+  )
+
+setup(
+  name="tf_audioset",
+  version="0.1.0",
+  description="AudioSet tagging in TensorFlow 2: train, evaluate, serve.",
+  license="Apache-2.0",
+  packages=find_packages(include=["tf_audioset", "tf_audioset.*"]),
+  python_requires=">=3.9,<3.12",
+  install_requires=[
+    "absl-py>=1.4",
+    "gin-config>=0.5,<0.6",
+    # TensorFlow 2.15 is built against NumPy 1.
+    "numpy>=1.23.5,<2",
+    "scikit-learn>=1.2",
+    "scipy>=1.9",
+    "soundfile>=0.12",  # Brings libsndfile 1.2, the first to read mp3.
+    "soxr>=0.3.3",
+    # The newest that tensorflow-addons can be imported beside (no Keras 3) and
+    # that the next two are built for.
+    "tensorflow>=2.15,<2.16",
+    "tensorflow-addons>=0.23,<0.24",
+    "tensorflow-io>=0.36,<0.37",
+    "tf-models-official>=2.15,<2.16",
+    # 1.16 needs a protobuf that TensorFlow 2.15 refuses, and takes
+    # tf-models-official down with it.
+    "tensorflow-metadata<1.16",
+    "setuptools<81",  # TensorBoard 2.15 imports pkg_resources, gone since.
+    "tqdm>=4.60",
+  ],
+  extras_require={
+    "plot": ["matplotlib>=3.5"],
+    "test": [
+      "matplotlib>=3.5",
+      "pytest>=7",
+      "pytest-xdist>=3",
+      "ruff>=0.17,<0.18",  # Another formatter version formats otherwise.
+    ],
+  },
+)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Order, crops, padding and completeness of the batches."""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import toy
+from tf_audioset import data, records
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("records")
+  toy.write_dataset(folder)
+  return str(folder)
+
+
+def _training(folder, num_batches, batch_size=8, first_step=0, seed=1):
+  split = records.find_split(folder, "train")
+  batches = data.Pipeline(crop_seconds=0.5).training(
+    split,
+    num_classes=3,
+    batch_size=batch_size,
+    seed=seed,
+    first_step=first_step,
+  )
+  return list(batches.take(num_batches).as_numpy_iterator())
+
+
+def _whole_clips(split, num_clips):
+  return [
+    toy.clip(i + 1000 * (split == "eval"), 16000)[0] for i in range(num_clips)
+  ]
+
+
+def _sources(waveforms, clips):
+  """(clip, start) of each crop, found by searching for it."""
+  found = []
+  for waveform in waveforms:
+    for i, clip in enumerate(clips):
+      windows = np.lib.stride_tricks.sliding_window_view(clip, len(waveform))
+      starts = np.flatnonzero((windows[:, :8] == waveform[:8]).all(axis=1))
+      starts = [s for s in starts if (windows[s] == waveform).all()]
+      if starts:
+        found.append((i, starts[0]))
+        break
+  return found
+
+
+def test_an_epoch_holds_every_clip_once_at_random_places(folder):
+  waveforms = np.concatenate([w for w, _ in _training(folder, 6)])
+  assert waveforms.shape == (48, 8000)
+  assert waveforms.dtype == np.int16
+  sources = _sources(waveforms, _whole_clips("train", 24))
+  assert len(sources) == 48
+  for epoch in (sources[:24], sources[24:]):
+    assert sorted(clip for clip, _ in epoch) == list(range(24))
+  assert [c for c, _ in sources[:24]] != [c for c, _ in sources[24:]]
+  starts = [start for _, start in sources]
+  assert len(set(starts)) > 40
+  assert min(starts) >= 0 and max(starts) <= 8000
+  assert min(starts) < 1500 and max(starts) > 6500
+
+
+def test_batches_that_do_not_divide_the_epoch_lose_nothing(folder):
+  waveforms = np.concatenate(
+    [w for w, _ in _training(folder, 24, batch_size=7)]
+  )
+  sources = _sources(waveforms[:168], _whole_clips("train", 24))
+  counts = collections.Counter(clip for clip, _ in sources)
+  assert set(counts.values()) == {7}
+
+
+@pytest.mark.parametrize("first_step", [1, 3, 7])
+def test_a_later_start_continues_the_same_stream(folder, first_step):
+  whole = _training(folder, 10, batch_size=7)
+  rest = _training(folder, 10 - first_step, batch_size=7, first_step=first_step)
+  for (w1, t1), (w2, t2) in zip(whole[first_step:], rest):
+    np.testing.assert_array_equal(w1, w2)
+    np.testing.assert_array_equal(t1, t2)
+
+
+def test_another_seed_is_another_order(folder):
+  first, second = _training(folder, 1), _training(folder, 1, seed=2)
+  assert (first[0][0] != second[0][0]).any()
+
+
+def test_two_hosts_share_the_stream(folder):
+  split = records.find_split(folder, "train")
+
+  def host(i):
+    context = tf.distribute.InputContext(2, i, 2)
+    batches = data.Pipeline(crop_seconds=0.5).training(
+      split, num_classes=3, batch_size=8, seed=1, context=context
+    )
+    return [w for w, _ in batches.take(3).as_numpy_iterator()]
+
+  both = np.concatenate(host(0) + host(1))
+  assert both.shape == (24, 8000)
+  alone = np.concatenate([w for w, _ in _training(folder, 3)])
+  assert {w.tobytes() for w in both} == {w.tobytes() for w in alone}
+
+
+def test_centre_crops_cover_every_clip_once(folder):
+  split = records.find_split(folder, "eval")
+  batches = data.Pipeline(crop_seconds=0.5).centre_crops(
+    split, num_classes=3, batch_size=4
+  )
+  index, waveform, targets = (
+    np.concatenate(x) for x in zip(*batches.as_numpy_iterator())
+  )
+  assert len(index) == 12
+  assert sorted(index) == [-1, -1, *range(10)]
+  clips = _whole_clips("eval", 10)
+  real = index >= 0
+  sources = _sources(waveform[real], clips)
+  assert sorted(sources) == [(i, 4000) for i in range(10)]
+  for (clip, _), target in zip(sources, targets[real]):
+    assert list(np.flatnonzero(target)) == toy.clip(clip + 1000, 16000)[1]
+
+
+def test_full_clips_are_whole_and_padded_only_when_short(folder):
+  split = records.find_split(folder, "eval")
+  for min_samples, length in ((8000, 16000), (20000, 20000)):
+    batches = data.full_clips(
+      split,
+      num_classes=3,
+      batch_size=4,
+      min_samples=min_samples,
+      padding="repeat",
+    )
+    by_id = {
+      clip_id: waveform
+      for ids, waveforms, _ in batches.as_numpy_iterator()
+      for clip_id, waveform in zip(ids, waveforms)
+    }
+    assert len(by_id) == 10
+    for i, clip in enumerate(_whole_clips("eval", 10)):
+      expected = np.resize(clip, length)  # NumPy's resize repeats.
+      np.testing.assert_array_equal(by_id[f"eval{i}".encode()], expected)
+
+
+@pytest.mark.parametrize("length", [1, 3, 10, 11, 25])
+def test_pad_equals_numpy(length):
+  waveform = np.arange(1, length + 1, dtype=np.int16)[np.newaxis]
+  wanted = max(length, 10)
+  repeated = data.pad(tf.constant(waveform), 10, "repeat").numpy()
+  np.testing.assert_array_equal(repeated[0], np.resize(waveform[0], wanted))
+  zeros = data.pad(tf.constant(waveform), 10, "zero").numpy()
+  np.testing.assert_array_equal(
+    zeros[0], np.pad(waveform[0], (0, wanted - length))
+  )
+
+
+def test_an_empty_waveform_becomes_silence():
+  for padding in data.PADDINGS:
+    out = data.pad(tf.zeros([2, 0]), 5, padding).numpy()
+    np.testing.assert_array_equal(out, np.zeros([2, 5]))
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"crop_seconds": 0.0}, "crop_seconds is 0.0"),
+    ({"padding": "mirror"}, "'mirror'.*repeat"),
+    ({"shuffle_clips": 0}, "shuffle_clips is 0"),
+  ],
+)
+def test_bad_settings_are_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    data.Pipeline(**arguments)

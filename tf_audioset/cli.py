@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every command line here has in common: a mistake is one line.
+
+A tool defines absl flags and `main`, and ends with `cli.run(main, prog=...)`.
+Nothing here imports TensorFlow, so that flags are answered at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+# Exit codes: 0 done; 1 done, but not for all inputs; 2 an error; 130 ctrl-C.
+_ERROR = 2
+_INTERRUPTED = 130
+
+
+def run(
+  main: Callable[[], int | None] | Callable[[Sequence[str]], int | None],
+  *,
+  prog: str,
+  required: Sequence[str] = (),
+  positional: str = "",
+) -> None:
+  """Parses the flags, calls `main` and exits.
+
+  Args:
+    main: Does the work; its result is the exit code, None for 0.
+    prog: Name of the tool, for its messages.
+    required: Names of the flags that must be given.
+    positional: What the arguments that are not flags are, such as "FILE". If
+      set, at least one must be given and `main` is called with all of them.
+  """
+  # TensorFlow and its companions announce a great deal on start; their errors
+  # arrive as exceptions all the same.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  warnings.simplefilter("ignore", FutureWarning)
+  warnings.simplefilter("ignore", UserWarning)
+  if {"--help", "-h", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
+    print(sys.modules["__main__"].__doc__.strip())
+    print(FLAGS.main_module_help())
+    sys.exit(0)
+  try:
+    arguments = FLAGS(sys.argv)[1:]
+    for name in required:
+      if FLAGS[name].value in (None, "", []):
+        raise flags.Error(f"--{name} is required; --help shows all flags.")
+    if arguments and not positional:
+      raise flags.Error(f"what is {arguments[0]!r}? Only flags are taken.")
+    if positional and not arguments:
+      raise flags.Error(f"at least one {positional} is required.")
+  except flags.Error as e:
+    _fail(prog, e)
+  try:
+    sys.exit(main(arguments) if positional else main())
+  except KeyboardInterrupt:
+    print(f"\n{prog}: interrupted", file=sys.stderr)
+    sys.exit(_INTERRUPTED)
+  except Exception as e:
+    if FLAGS.debug or not _has_a_message(e):
+      raise
+    _fail(prog, e)
+
+
+def progress_bar(total: int, desc: str, unit: str):
+  """A tqdm bar; in a log file, which cannot be redrawn, one line in a while."""
+  import tqdm  # Only long work needs it.
+
+  seconds = 0.1 if sys.stderr.isatty() else 30
+  return tqdm.tqdm(
+    total=total, desc=desc, unit=unit, mininterval=seconds, ascii=True
+  )
+
+
+def _has_a_message(error: Exception) -> bool:
+  """Whether the error is of a kind that the user's input or disk can cause."""
+  kinds = (ValueError, OSError)
+  if "tensorflow" in sys.modules:
+    kinds += (sys.modules["tensorflow"].errors.OpError,)
+  return isinstance(error, kinds)
+
+
+def _fail(prog: str, error: Exception) -> None:
+  # Behind the first line come a graph's nodes or gin's call stack.
+  lines = [line.strip() for line in str(error).splitlines()]
+  message = next(filter(None, lines), type(error).__name__)
+  message = re.sub(r"^(\{\{.*?\}\} *)+", "", message)
+  print(f"{prog}: error: {message}", file=sys.stderr)
+  sys.exit(_ERROR)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gin: finds the files, parses them strictly, and tells what was used.
+
+gin 0.5 refuses a misspelt function or parameter by itself, but is silent about
+a misspelt scope and an unused macro. `check_all_used` closes that hole.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Sequence
+
+import gin
+
+# The checkout's root: `gin/base.gin` is found from any working directory.
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
+  """Clears gin, parses `gin_files` in order, then `bindings`, then locks it.
+
+  Args:
+    gin_files: Paths, relative to the working directory or to the checkout.
+    bindings: Lines as in a .gin file, such as `"train.epochs = 3"`.
+
+  Raises:
+    ValueError: If a file is not found, or anything in it names no function or
+      parameter of the program.
+  """
+  gin.clear_config()
+  gin.add_config_file_search_path(str(_ROOT))
+  for file in gin_files:
+    if not any((folder / file).is_file() for folder in (pathlib.Path(), _ROOT)):
+      raise ValueError(
+        f"gin file {file!r} not found here or in {_ROOT}; the shipped ones "
+        f"are {', '.join(shipped_gin_files())}."
+      )
+  try:
+    gin.parse_config_files_and_bindings(
+      list(gin_files), list(bindings), skip_unknown=False
+    )
+  except Exception as e:  # gin has no exception type of its own.
+    raise ValueError(f"gin: {_one_line(e)}") from e
+
+
+def shipped_gin_files() -> list[str]:
+  """The experiments in the checkout's `gin/`, base.gin (no experiment) out."""
+  names = sorted(p.name for p in (_ROOT / "gin").glob("*.gin"))
+  return [f"gin/{name}" for name in names if name != "base.gin"]
+
+
+def check_all_used() -> None:
+  """Refuses bindings that nothing read, once everything has been built.
+
+  Raises:
+    ValueError: Naming each unused binding.
+  """
+  unused = _keys(gin.config_str()) - _keys(gin.operative_config_str())
+  if unused:
+    raise ValueError(
+      f"gin: nothing uses {', '.join(sorted(unused))}. A misspelt scope or "
+      "macro, or a part that this experiment does not have?"
+    )
+
+
+def operative() -> str:
+  """Every value that was used, defaults included, as a .gin file."""
+  return gin.operative_config_str()
+
+
+def _keys(config: str) -> set[str]:
+  # A binding begins in the first column; a value's further lines do not.
+  return set(re.findall(r"^([\w./]+) *=", config, flags=re.MULTILINE))
+
+
+def _one_line(error: Exception) -> str:
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  return " ".join(lines)

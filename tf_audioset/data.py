@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shards to batches: order, crop, padding, batch.
+
+The training stream is one long sequence: a permutation of all clips, then
+another, and so on. Position p of it, and the crop taken there, depend on the
+seed and p alone, so a run that starts at step s sees what one that never
+stopped would see.
+"""
+
+from __future__ import annotations
+
+import gin
+import tensorflow as tf
+
+from tf_audioset import randomness, records
+
+PADDINGS = ("repeat", "zero")
+
+# Shards that are read at the same time, which mixes their clips.
+_OPEN_SHARDS = 16
+
+
+def pad(waveform: tf.Tensor, min_samples: int, padding: str) -> tf.Tensor:
+  """Lengthens short waveforms; used alike in training and in serving.
+
+  Args:
+    waveform: [..., num_samples] of any type.
+    min_samples: The length that shorter waveforms are brought to.
+    padding: "repeat" (the clip again and again, as in the reference's data) or
+      "zero" (silence after it). An empty waveform becomes silence.
+
+  Returns:
+    [..., max(num_samples, min_samples)].
+
+  Raises:
+    ValueError: If `padding` is unknown.
+  """
+  if padding not in PADDINGS:
+    raise ValueError(f"padding {padding!r}: allowed are {PADDINGS}.")
+  num_samples = tf.shape(waveform)[-1]
+  rank = waveform.shape.rank
+  if padding == "repeat":
+    # -(-a // b) is a / b rounded up.
+    times = tf.maximum(1, -(-min_samples // tf.maximum(num_samples, 1)))
+    wanted = tf.maximum(num_samples, min_samples)
+    repeat = [1] * (rank - 1) + [times]
+    waveform = tf.tile(waveform, repeat)[..., :wanted]
+  missing = tf.maximum(min_samples - tf.shape(waveform)[-1], 0)
+  return tf.pad(waveform, [[0, 0]] * (rank - 1) + [[0, missing]])
+
+
+@gin.register
+class Pipeline:
+  """Makes the batches of one split, for training and for evaluation."""
+
+  def __init__(
+    self,
+    crop_seconds: float = 5.0,
+    padding: str = "repeat",
+    shuffle_clips: int = 2048,
+    decoder: str = "soundfile",
+  ):
+    """Sets what is the same for all splits.
+
+    Args:
+      crop_seconds: Length of a training example.
+      padding: What clips shorter than that are filled with, see `pad`.
+      shuffle_clips: Clips held in memory to draw from (215 kB each as FLAC).
+      decoder: "soundfile", or "tfio" (in the graph, slower).
+
+    Raises:
+      ValueError: If a value is not among those allowed.
+    """
+    if crop_seconds < 0.1:
+      raise ValueError(
+        f"Pipeline.crop_seconds is {crop_seconds}; at least 0.1 s is needed."
+      )
+    if padding not in PADDINGS:
+      raise ValueError(
+        f"Pipeline.padding is {padding!r}; allowed are {PADDINGS}."
+      )
+    if shuffle_clips < 1:
+      raise ValueError(
+        f"Pipeline.shuffle_clips is {shuffle_clips}; it must be 1 (file order) "
+        "or more."
+      )
+    self.crop_samples = round(crop_seconds * records.SAMPLE_RATE_HZ)
+    self.padding = padding
+    self._shuffle_clips = shuffle_clips
+    self._decoder = decoder
+
+  def training(
+    self,
+    split: records.Split,
+    *,
+    num_classes: int,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    context: tf.distribute.InputContext | None = None,
+  ) -> tf.data.Dataset:
+    """The endless training stream, from `first_step` on.
+
+    Args:
+      split: The clips.
+      num_classes: Width of the targets.
+      batch_size: Global: over all replicas and hosts.
+      seed: Of the order and of the crops.
+      first_step: Steps already made with this batch size and seed.
+      context: Of a host among several, which then takes its share.
+
+    Returns:
+      Batches (waveform int16 [b, crop_samples], targets float32
+      [b, num_classes]); b is batch_size over the number of replicas.
+    """
+    num_clips = tf.constant(split.num_clips, tf.int64)
+    seed = tf.constant(seed, tf.int64)
+    first_position = first_step * batch_size
+    first_epoch = first_position // split.num_clips
+    start = first_position % split.num_clips
+
+    def epoch_records(epoch):
+      skipped = tf.where(epoch == first_epoch, tf.constant(start, tf.int64), 0)
+      shuffled = self._shuffled_records(split, seed, epoch).skip(skipped)
+      positions = tf.data.Dataset.range(epoch * num_clips + skipped, 1 << 62)
+      return tf.data.Dataset.zip((positions, shuffled))
+
+    def example(position, serialized):
+      where = randomness.uniform([], tf.stack([seed, position]))
+      waveform, targets, _ = self._decode(serialized, num_classes, where)
+      return waveform, targets
+
+    stream = tf.data.Dataset.range(first_epoch, 1 << 62).flat_map(epoch_records)
+    replicas = 1
+    if context is not None:
+      stream = stream.shard(
+        context.num_input_pipelines, context.input_pipeline_id
+      )
+      replicas = context.num_replicas_in_sync
+    return (
+      stream.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+      .batch(batch_size // replicas, drop_remainder=True)
+      .prefetch(tf.data.AUTOTUNE)
+    )
+
+  def centre_crops(
+    self, split: records.Split, *, num_classes: int, batch_size: int
+  ) -> tf.data.Dataset:
+    """Every clip once, cut to its middle, for evaluation while training.
+
+    Args:
+      split: The clips.
+      num_classes: Width of the targets.
+      batch_size: Global; the last batch is filled up.
+
+    Returns:
+      Batches (index int64 [batch_size], waveform int16 [batch_size,
+      crop_samples], targets float32 [batch_size, num_classes]). index counts
+      the clips; it is -1 in the rows that only fill up the last batch.
+    """
+
+    def example(index, serialized):
+      waveform, targets, _ = self._decode(serialized, num_classes, None)
+      return index, waveform, targets
+
+    filler = tf.data.Dataset.from_tensors(
+      (
+        tf.constant(-1, tf.int64),
+        tf.zeros([self.crop_samples], tf.int16),
+        tf.zeros([num_classes]),
+      )
+    ).repeat(-split.num_clips % batch_size)
+    clips = _records(split).enumerate()
+    return (
+      clips.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+      .concatenate(filler)
+      .batch(batch_size, drop_remainder=True)
+      .prefetch(tf.data.AUTOTUNE)
+    )
+
+  def _shuffled_records(self, split, seed, epoch):
+    """One epoch's serialized records; the order depends on seed and epoch."""
+    # Hashed, so that neighbouring seeds and epochs share nothing.
+    order_seed = tf.cast(
+      randomness.bits([2], tf.stack([seed, epoch])), tf.int64
+    )
+    files = tf.data.Dataset.from_tensor_slices(split.files)
+    files = files.shuffle(len(split.files), seed=order_seed[0])
+    clips = files.interleave(
+      lambda file: tf.data.TFRecordDataset(file, split.compression),
+      cycle_length=_OPEN_SHARDS,
+      num_parallel_calls=tf.data.AUTOTUNE,
+      deterministic=True,
+    )
+    size = min(self._shuffle_clips, split.num_clips)
+    return clips.shuffle(size, seed=order_seed[1])
+
+  def _decode(self, serialized, num_classes, position):
+    """Record to (int16 [crop_samples], float32 [num_classes], id)."""
+    record = records.parse_example(serialized)
+    waveform = records.decode_waveform(
+      record,
+      crop_samples=self.crop_samples,
+      position=position,
+      decoder=self._decoder,
+    )
+    waveform = pad(waveform, self.crop_samples, self.padding)
+    targets = records.labels_to_multi_hot(record["labels"], num_classes)
+    return (
+      tf.ensure_shape(waveform, [self.crop_samples]),
+      targets,
+      record["id"],
+    )
+
+
+def full_clips(
+  split: records.Split,
+  *,
+  num_classes: int,
+  batch_size: int,
+  min_samples: int,
+  padding: str,
+) -> tf.data.Dataset:
+  """Every clip once and whole; a batch holds clips of one length.
+
+  No clip is padded because of its neighbours: its score is what the exported
+  model gives for it alone.
+
+  Args:
+    split: The clips.
+    num_classes: Width of the targets.
+    batch_size: The most clips of one length in a batch.
+    min_samples: Shorter clips are padded to this, as the exported model does.
+    padding: See `pad`.
+
+  Returns:
+    Batches (id string [b], waveform int16 [b, num_samples], targets float32
+    [b, num_classes]), 1 <= b <= batch_size, in no particular order.
+  """
+
+  def example(serialized):
+    record = records.parse_example(serialized)
+    waveform = records.decode_waveform(record, crop_samples=None, position=None)
+    waveform = pad(waveform, min_samples, padding)
+    targets = records.labels_to_multi_hot(record["labels"], num_classes)
+    return record["id"], waveform, targets
+
+  return (
+    _records(split)
+    .map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    .group_by_window(
+      key_func=lambda _, waveform, __: tf.size(waveform, tf.int64),
+      reduce_func=lambda _, clips: clips.batch(batch_size),
+      window_size=batch_size,
+    )
+    .prefetch(tf.data.AUTOTUNE)
+  )
+
+
+def _records(split: records.Split) -> tf.data.Dataset:
+  """Serialized records in file order."""
+  return tf.data.TFRecordDataset(
+    split.files, split.compression, num_parallel_reads=None
+  )

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SavedModel: what it holds, and how it is loaded.
+
+    serving_default: waveform float32 [batch, num_samples] ->
+      scores float32 [batch, num_classes], embedding float32 [batch, size]
+    classes: (nothing) -> mid, name string [num_classes]; sample_rate_hz,
+      min_samples int32 scalars; padding string scalar
+
+It is a plain `tf.Module` of functions and variables: loading it needs neither
+this package nor Keras, tensorflow-addons or tensorflow-io.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from tf_audioset import data, labels, records
+
+
+def export(
+  tagger,
+  directory: str,
+  *,
+  classes: labels.ClassList,
+  min_samples: int,
+  padding: str,
+) -> None:
+  """Writes `tagger` as a SavedModel.
+
+  Args:
+    tagger: A built `Tagger`, created outside of any strategy's scope.
+    directory: Where; what is there is replaced.
+    classes: As many as the tagger has logits.
+    min_samples: Shorter waveforms are padded to this, as in training.
+    padding: How, see `data.pad`.
+  """
+  module = tf.Module(name="tagger")
+  # The variables alone: the tagger itself would bring its Keras layers along.
+  module.model_variables = list(tagger.variables)
+
+  @tf.function(
+    input_signature=[tf.TensorSpec([None, None], tf.float32, name="waveform")]
+  )
+  def score(waveform):
+    embedding = tagger.embed(data.pad(waveform, min_samples, padding))
+    logits = tagger.head(embedding)
+    return {
+      "scores": tf.sigmoid(logits),
+      "embedding": tf.cast(embedding, tf.float32),
+    }
+
+  @tf.function(input_signature=[])
+  def describe():
+    return {
+      "mid": tf.constant(classes.mids),
+      "name": tf.constant(classes.names),
+      "sample_rate_hz": tf.constant(records.SAMPLE_RATE_HZ),
+      "min_samples": tf.constant(min_samples),
+      "padding": tf.constant(padding),
+    }
+
+  module.score = score
+  module.classes = describe
+  with tempfile.TemporaryDirectory() as folder:
+    table = os.path.join(folder, "class_labels_indices.csv")
+    _write_classes(table, classes)
+    module.class_table = tf.saved_model.Asset(table)
+    tf.saved_model.save(
+      module,
+      directory,
+      signatures={"serving_default": score, "classes": describe},
+    )
+
+
+class ExportedTagger:
+  """A SavedModel of `export`, loaded for use from Python."""
+
+  def __init__(self, directory: str):
+    """Loads it.
+
+    Args:
+      directory: The SavedModel.
+
+    Raises:
+      ValueError: If there is no SavedModel, or it is not a tagger's.
+    """
+    if not tf.saved_model.contains_saved_model(directory):
+      raise ValueError(
+        f"{directory}: no SavedModel there (no saved_model.pb). Training "
+        "writes one to WORKDIR/saved_model."
+      )
+    # Kept, because its variables live as long as this does.
+    self._module = tf.saved_model.load(directory)
+    signatures = self._module.signatures
+    if not {"serving_default", "classes"} <= set(signatures):
+      raise ValueError(
+        f"{directory}: a SavedModel, but not an exported tagger: its "
+        f"signatures are {sorted(signatures)}, not serving_default and classes."
+      )
+    facts = {k: v.numpy() for k, v in signatures["classes"]().items()}
+    self._score = signatures["serving_default"]
+    self.classes = labels.ClassList(
+      mids=tuple(x.decode() for x in facts["mid"]),
+      names=tuple(x.decode() for x in facts["name"]),
+    )
+    self.sample_rate_hz = int(facts["sample_rate_hz"])
+    self.min_samples = int(facts["min_samples"])
+    self.padding = facts["padding"].decode()
+
+  def score(self, waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores clips of one length.
+
+    Args:
+      waveform: float32 [batch, num_samples], at `sample_rate_hz`.
+
+    Returns:
+      scores float32 [batch, num_classes] and embedding float32 [batch, size].
+    """
+    result = self._score(waveform=tf.constant(waveform, tf.float32))
+    return result["scores"].numpy(), result["embedding"].numpy()
+
+
+def _write_classes(path: str, classes: labels.ClassList) -> None:
+  with pathlib.Path(path).open("w", newline="", encoding="utf-8") as file:
+    writer = csv.writer(file)
+    writer.writerow(["index", "mid", "display_name"])
+    for i, (mid, name) in enumerate(zip(classes.mids, classes.names)):
+      writer.writerow([i, mid, name])

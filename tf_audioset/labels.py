@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The class list: index, mid, display name.
+
+It travels with the records and with the exported model, so that a score can
+never be read against another order.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+# sha256 of AudioSet's 527 mids in the order of its class_labels_indices.csv,
+# joined by newlines. Five public projects share that file to the byte.
+_AUDIOSET_SHA256 = (
+  "fbd94e8a38594c56e778359b1bf3c59f4c669023df8780e7a234d87b93f6e463"
+)
+_AUDIOSET_SORTED_SHA256 = (
+  "5c6649e023b14c4a0bda2fe820c2794ad7bdb0dbd02d5151dc0c56339b042c53"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassList:
+  """The classes in the order of the model's outputs.
+
+  Attributes:
+    mids: Machine identifiers, "/m/09x0r"; one's own labels have their name.
+    names: Display names, "Speech".
+  """
+
+  mids: tuple[str, ...]
+  names: tuple[str, ...]
+
+  def __post_init__(self):
+    if not self.mids:
+      raise ValueError("the class list is empty.")
+    repeated = {mid for mid in self.mids if self.mids.count(mid) > 1}
+    if repeated:
+      raise ValueError(f"class {min(repeated)!r} is in the list twice.")
+    if (
+      _sha256(sorted(self.mids)) == _AUDIOSET_SORTED_SHA256
+      and not self.is_audioset
+    ):
+      raise ValueError(
+        "the class list holds AudioSet's 527 classes in another order than its "
+        "class_labels_indices.csv; use that file."
+      )
+
+  def __len__(self) -> int:
+    return len(self.mids)
+
+  @property
+  def is_audioset(self) -> bool:
+    """Whether these are AudioSet's 527 classes in the canonical order."""
+    return _sha256(self.mids) == _AUDIOSET_SHA256
+
+  def index(self) -> dict[str, int]:
+    """Index by mid."""
+    return {mid: i for i, mid in enumerate(self.mids)}
+
+  @classmethod
+  def from_csv(cls, path: str) -> ClassList:
+    """Reads AudioSet's form: index,mid,display_name.
+
+    Raises:
+      ValueError: If the file is missing or not of that form.
+    """
+    try:
+      with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError) as e:
+      raise ValueError(f"{path}: cannot read the class list: {e}") from e
+    if not rows or rows[0] != ["index", "mid", "display_name"]:
+      raise ValueError(
+        f"{path}: the first line must be index,mid,display_name."
+      )
+    for i, row in enumerate(rows[1:]):
+      if len(row) != 3 or row[0] != str(i):
+        raise ValueError(
+          f"{path}, line {i + 2}: expected {i},mid,name, found {','.join(row)}."
+        )
+    return cls(
+      mids=tuple(row[1] for row in rows[1:]),
+      names=tuple(row[2] for row in rows[1:]),
+    )
+
+  @classmethod
+  def from_names(cls, names: Sequence[str]) -> ClassList:
+    """Classes of one's own, whose mids are their names."""
+    return cls(mids=tuple(names), names=tuple(names))
+
+  def to_json(self) -> list[dict[str, int | str]]:
+    """[{"index": 0, "mid": "/m/09x0r", "name": "Speech"}, ...]."""
+    return [
+      {"index": i, "mid": mid, "name": name}
+      for i, (mid, name) in enumerate(zip(self.mids, self.names))
+    ]
+
+  @classmethod
+  def from_json(cls, rows: Sequence[dict[str, int | str]]) -> ClassList:
+    """The inverse of `to_json`."""
+    return cls(
+      mids=tuple(row["mid"] for row in rows),
+      names=tuple(row["name"] for row in rows),
+    )
+
+
+def _sha256(words: Sequence[str]) -> str:
+  return hashlib.sha256("\n".join(words).encode()).hexdigest()

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EfficientNet B0 to B7.
+
+Reference: Tan and Le, "EfficientNet: Rethinking Model Scaling for
+Convolutional Neural Networks", 2019.
+"""
+
+from __future__ import annotations
+
+import math
+
+import gin
+import tensorflow as tf
+
+from tf_audioset.models import stochastic
+
+# Width and depth multipliers: table 8 of the authors' code, section 3.3.
+_VARIANTS = {
+  "b0": (1.0, 1.0),
+  "b1": (1.0, 1.1),
+  "b2": (1.1, 1.2),
+  "b3": (1.2, 1.4),
+  "b4": (1.4, 1.8),
+  "b5": (1.6, 2.2),
+  "b6": (1.8, 2.6),
+  "b7": (2.0, 3.1),
+}
+# Of B0, table 1: expansion, kernel size, stride, output channels, blocks.
+_STAGES = (
+  (1, 3, 1, 16, 1),
+  (6, 3, 2, 24, 2),
+  (6, 5, 2, 40, 2),
+  (6, 3, 2, 80, 3),
+  (6, 5, 1, 112, 3),
+  (6, 5, 2, 192, 4),
+  (6, 3, 1, 320, 1),
+)
+_STEM_CHANNELS = 32
+_HEAD_CHANNELS = 1280
+# Squeeze-and-excitation squeezes to this share of the block's input.
+_SQUEEZE = 0.25
+
+
+@gin.register
+class EfficientNet(tf.keras.Model):
+  """Features to embedding."""
+
+  def __init__(
+    self,
+    variant: str = "b0",
+    stochastic_depth_rate: float = 0.2,
+    se_bias: bool = True,
+    batch_norm_momentum: float = 0.9,
+    batch_norm_epsilon: float = 1e-5,
+  ):
+    """Builds the layers.
+
+    Args:
+      variant: "b0" to "b7".
+      stochastic_depth_rate: Rate of the last block; the first has 0, and those
+        between are on a line.
+      se_bias: Whether the squeeze-and-excitation convolutions have a bias.
+      batch_norm_momentum: Share of the old running statistics that stays.
+      batch_norm_epsilon: Added to the variance.
+
+    Raises:
+      ValueError: If there is no such variant.
+    """
+    super().__init__(name="efficientnet")
+    if variant not in _VARIANTS:
+      raise ValueError(
+        f"EfficientNet.variant is {variant!r}; allowed are {[*_VARIANTS]}."
+      )
+    width, depth = _VARIANTS[variant]
+    norm = dict(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon)
+    in_channels = _round_channels(_STEM_CHANNELS * width)
+    self._stem = _conv(in_channels, 3, 2)
+    self._stem_norm = tf.keras.layers.BatchNormalization(**norm)
+    self._blocks = []
+    for expansion, size, stride, channels, num_blocks in _STAGES:
+      channels = _round_channels(channels * width)
+      for i in range(math.ceil(num_blocks * depth)):
+        self._blocks.append(
+          _Block(
+            in_channels,
+            channels,
+            expansion,
+            size,
+            1 if i else stride,
+            se_bias,
+            norm,
+          )
+        )
+        in_channels = channels
+    self._drop_rates = [
+      stochastic_depth_rate * i / len(self._blocks)
+      for i in range(len(self._blocks))
+    ]
+    self.embedding_size = _round_channels(_HEAD_CHANNELS * width)
+    self._head = _conv(self.embedding_size, 1, 1)
+    self._head_norm = tf.keras.layers.BatchNormalization(**norm)
+
+  def call(
+    self, features: tf.Tensor, training: bool = False, seed=None
+  ) -> tf.Tensor:
+    """Computes the embedding.
+
+    Args:
+      features: float [batch, num_frames, num_bands, channels].
+      training: Whether batch norm uses, and records, the batch's statistics,
+        and blocks are dropped.
+      seed: int32 [2], of stochastic depth.
+
+    Returns:
+      float [batch, embedding_size], averaged over time and bands.
+
+    Raises:
+      ValueError: If blocks are to be dropped without a seed.
+    """
+    x = tf.nn.silu(self._stem_norm(self._stem(features), training=training))
+    for layer, (block, rate) in enumerate(zip(self._blocks, self._drop_rates)):
+      branch = block(x, training=training)
+      if block.has_shortcut:
+        if training:
+          branch = stochastic.drop_path(branch, rate, seed, layer)
+        branch += x
+      x = branch
+    x = tf.nn.silu(self._head_norm(self._head(x), training=training))
+    return tf.reduce_mean(x, axis=[1, 2])
+
+
+class _Block(tf.keras.layers.Layer):
+  """The branch of a mobile inverted bottleneck: expand, depthwise, project."""
+
+  def __init__(
+    self, in_channels, channels, expansion, size, stride, se_bias, norm
+  ):
+    super().__init__()
+    inner = in_channels * expansion
+    self.has_shortcut = stride == 1 and in_channels == channels
+    self._expand = None
+    if expansion != 1:
+      self._expand = _conv(inner, 1, 1)
+      self._expand_norm = tf.keras.layers.BatchNormalization(**norm)
+    self._depthwise = tf.keras.layers.DepthwiseConv2D(
+      size,
+      stride,
+      padding="same",
+      use_bias=False,
+      depthwise_initializer=_initializer(),
+    )
+    self._depthwise_norm = tf.keras.layers.BatchNormalization(**norm)
+    squeezed = max(1, int(in_channels * _SQUEEZE))
+    self._squeeze = _conv(squeezed, 1, 1, use_bias=se_bias)
+    self._excite = _conv(inner, 1, 1, use_bias=se_bias)
+    self._project = _conv(channels, 1, 1)
+    self._project_norm = tf.keras.layers.BatchNormalization(**norm)
+
+  def call(self, x, training=False):
+    if self._expand is not None:
+      x = self._expand_norm(self._expand(x), training=training)
+      x = tf.nn.silu(x)
+    x = self._depthwise_norm(self._depthwise(x), training=training)
+    x = tf.nn.silu(x)
+    gate = tf.reduce_mean(x, axis=[1, 2], keepdims=True)
+    gate = self._excite(tf.nn.silu(self._squeeze(gate)))
+    x = self._project(x * tf.sigmoid(gate))
+    return self._project_norm(x, training=training)
+
+
+def _round_channels(channels: float) -> int:
+  """The nearest multiple of 8 that is at least 90 % of `channels`."""
+  rounded = max(8, int(channels + 4) // 8 * 8)
+  return rounded if rounded >= 0.9 * channels else rounded + 8
+
+
+def _conv(channels, size, stride, use_bias=False):
+  return tf.keras.layers.Conv2D(
+    channels,
+    size,
+    stride,
+    padding="same",
+    use_bias=use_bias,
+    kernel_initializer=_initializer(),
+  )
+
+
+def _initializer():
+  return tf.keras.initializers.VarianceScaling(
+    2.0, "fan_out", "truncated_normal"
+  )

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ResNet 18, 34, 50, 101, 152 and 200.
+
+Reference: He et al., "Deep Residual Learning for Image Recognition", 2016;
+200 from "Identity Mappings in Deep Residual Networks", 2016. The stride of a
+bottleneck is in its 3x3 convolution ("v1.5"), as in torchvision.
+"""
+
+from __future__ import annotations
+
+import gin
+import tensorflow as tf
+
+# Blocks in the four stages, and whether they are bottlenecks.
+_STAGES = {
+  18: ((2, 2, 2, 2), False),
+  34: ((3, 4, 6, 3), False),
+  50: ((3, 4, 6, 3), True),
+  101: ((3, 4, 23, 3), True),
+  152: ((3, 8, 36, 3), True),
+  200: ((3, 24, 36, 3), True),
+}
+# A bottleneck widens its output by this.
+_EXPANSION = 4
+
+
+@gin.register
+class ResNet(tf.keras.Model):
+  """Features to embedding."""
+
+  def __init__(
+    self,
+    depth: int = 18,
+    width: int = 64,
+    batch_norm_momentum: float = 0.9,
+    batch_norm_epsilon: float = 1e-5,
+  ):
+    """Builds the layers.
+
+    Args:
+      depth: 18, 34, 50, 101, 152 or 200.
+      width: Channels of the stem and of the first stage; each later stage has
+        twice those of the one before.
+      batch_norm_momentum: Share of the old running statistics that stays.
+      batch_norm_epsilon: Added to the variance.
+
+    Raises:
+      ValueError: If there is no such depth.
+    """
+    super().__init__(name="resnet")
+    if depth not in _STAGES:
+      raise ValueError(f"ResNet.depth is {depth}; allowed are {[*_STAGES]}.")
+    blocks_a_stage, bottleneck = _STAGES[depth]
+    norm = dict(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon)
+    self._stem = _conv(width, 7, 2, padding="valid")
+    self._stem_norm = tf.keras.layers.BatchNormalization(**norm)
+    self._pool = tf.keras.layers.MaxPool2D(3, 2, padding="same")
+    self._blocks = []
+    in_channels = width
+    for stage, num_blocks in enumerate(blocks_a_stage):
+      for i in range(num_blocks):
+        stride = 2 if stage and not i else 1
+        block = _Block(width << stage, stride, in_channels, bottleneck, norm)
+        in_channels = block.out_channels
+        self._blocks.append(block)
+    self.embedding_size = in_channels
+
+  def call(
+    self, features: tf.Tensor, training: bool = False, seed=None
+  ) -> tf.Tensor:
+    """Computes the embedding.
+
+    Args:
+      features: float [batch, num_frames, num_bands, channels].
+      training: Whether batch norm uses, and records, the batch's statistics.
+      seed: Not used: nothing here is random.
+
+    Returns:
+      float [batch, embedding_size], averaged over time and bands.
+    """
+    del seed
+    # The reference pads 3 on each side here; elsewhere "same" is its padding.
+    x = tf.pad(features, [[0, 0], [3, 3], [3, 3], [0, 0]])
+    x = tf.nn.relu(self._stem_norm(self._stem(x), training=training))
+    x = self._pool(x)
+    for block in self._blocks:
+      x = block(x, training=training)
+    return tf.reduce_mean(x, axis=[1, 2])
+
+
+class _Block(tf.keras.layers.Layer):
+  """Two 3x3 convolutions, or 1x1, 3x3, 1x1, around a shortcut."""
+
+  def __init__(self, channels, stride, in_channels, bottleneck, norm):
+    super().__init__()
+    self.out_channels = channels * (_EXPANSION if bottleneck else 1)
+    if bottleneck:
+      self._convs = [
+        _conv(channels, 1, 1),
+        _conv(channels, 3, stride),
+        _conv(self.out_channels, 1, 1),
+      ]
+    else:
+      self._convs = [_conv(channels, 3, stride), _conv(channels, 3, 1)]
+    self._norms = [
+      tf.keras.layers.BatchNormalization(**norm) for _ in self._convs
+    ]
+    self._projection = None
+    if stride != 1 or in_channels != self.out_channels:
+      self._projection = _conv(self.out_channels, 1, stride)
+      self._projection_norm = tf.keras.layers.BatchNormalization(**norm)
+
+  def call(self, x, training=False):
+    shortcut = x
+    if self._projection is not None:
+      shortcut = self._projection_norm(self._projection(x), training=training)
+    for conv, norm in zip(self._convs, self._norms):
+      if conv is not self._convs[0]:
+        x = tf.nn.relu(x)
+      x = norm(conv(x), training=training)
+    return tf.nn.relu(x + shortcut)
+
+
+def _conv(channels, size, stride, padding="same"):
+  return tf.keras.layers.Conv2D(
+    channels,
+    size,
+    stride,
+    padding=padding,
+    use_bias=False,
+    # He et al., "Delving Deep into Rectifiers", 2015, by the fan-out.
+    kernel_initializer=tf.keras.initializers.VarianceScaling(
+      2.0, "fan_out", "untruncated_normal"
+    ),
+  )

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `tf.Example` of a clip, and what describes a folder of them.
+
+A record has the features
+
+  id              bytes, the clip's name
+  audio           bytes: a FLAC file, or little-endian int16 samples
+  labels          int64 list, indices into the class list
+  codec           bytes, "flac" or "pcm16"
+  num_samples     int64
+  sample_rate_hz  int64
+
+Records made by audax (`audio` as FLAC, `label`, `duration`; no id; ZLIB) are
+read as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import soundfile
+import tensorflow as tf
+
+from tf_audioset import audio as audio_lib
+from tf_audioset import labels as labels_lib
+
+SAMPLE_RATE_HZ = 16000
+INFO_FILE = "dataset_info.json"
+_FORMAT_VERSION = 1
+
+
+def serialize_example(
+  clip_id: str,
+  samples: np.ndarray,
+  labels: Sequence[int],
+  codec: str = "flac",
+) -> bytes:
+  """A clip to a serialized `tf.Example`; samples are int16 [num_samples]."""
+  return serialize_encoded(
+    clip_id,
+    audio_lib.encode(samples, SAMPLE_RATE_HZ, codec),
+    len(samples),
+    labels,
+    codec,
+  )
+
+
+def serialize_encoded(
+  clip_id: str,
+  audio: bytes,
+  num_samples: int,
+  labels: Sequence[int],
+  codec: str,
+) -> bytes:
+  """`serialize_example` of what `audio.encode` made."""
+
+  def of_bytes(value):
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+  def of_ints(values):
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+  feature = {
+    "id": of_bytes(clip_id.encode()),
+    "audio": of_bytes(audio),
+    "labels": of_ints(labels),
+    "codec": of_bytes(codec.encode()),
+    "num_samples": of_ints([num_samples]),
+    "sample_rate_hz": of_ints([SAMPLE_RATE_HZ]),
+  }
+  example = tf.train.Example(features=tf.train.Features(feature=feature))
+  return example.SerializeToString(deterministic=True)
+
+
+def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+  """A serialized record, ours or audax's, to its parts.
+
+  Args:
+    serialized: string scalar.
+
+  Returns:
+    "id" (string scalar, empty in audax's records), "audio" (string scalar),
+    "labels" (int64 [n]), "codec" (string scalar).
+  """
+  parsed = tf.io.parse_single_example(
+    serialized,
+    {
+      "id": tf.io.FixedLenFeature([], tf.string, ""),
+      "audio": tf.io.FixedLenFeature([], tf.string),
+      "labels": tf.io.VarLenFeature(tf.int64),
+      "label": tf.io.VarLenFeature(tf.int64),
+      "codec": tf.io.FixedLenFeature([], tf.string, "flac"),
+    },
+  )
+  ours, audaxs = parsed.pop("labels").values, parsed.pop("label").values
+  return dict(parsed, labels=tf.concat([ours, audaxs], 0))
+
+
+def decode_waveform(
+  record: dict[str, tf.Tensor],
+  *,
+  crop_samples: int | None,
+  position: tf.Tensor | None,
+  decoder: str = "soundfile",
+) -> tf.Tensor:
+  """Decodes a crop of a clip, and no more of it than needed.
+
+  Args:
+    record: From `parse_example`.
+    crop_samples: Length of the crop; a shorter clip, or None, gives the whole.
+    position: float32 scalar in [0, 1), where the crop lies between the
+      beginning and the end; None for the exact middle.
+    decoder: "soundfile" (libsndfile, seeks to the crop), or "tfio"
+      (tensorflow-io, in the graph, decodes the whole clip).
+
+  Returns:
+    int16 [min(num_samples, crop_samples)].
+
+  Raises:
+    ValueError: If the decoder is unknown. When run, a broken clip raises
+      `tf.errors.OpError` with its id and the reason.
+  """
+  if decoder not in ("soundfile", "tfio"):
+    raise ValueError(
+      f"Pipeline.decoder is {decoder!r}; allowed are 'soundfile' and 'tfio'."
+    )
+  crop = tf.constant(-1 if crop_samples is None else crop_samples, tf.int64)
+  # -1 stands for the middle.
+  place = tf.constant(-1.0) if position is None else position
+
+  def from_pcm16():
+    samples = tf.io.decode_raw(record["audio"], tf.int16)
+    return _slice(samples, crop, place)
+
+  def from_flac():
+    if decoder == "tfio":
+      return _slice(_decode_flac_in_graph(record), crop, place)
+    return tf.numpy_function(
+      _decode_flac,
+      [record["id"], record["audio"], crop, place],
+      tf.int16,
+      stateful=False,
+    )
+
+  waveform = tf.cond(record["codec"] == "pcm16", from_pcm16, from_flac)
+  return tf.ensure_shape(waveform, [None])
+
+
+def _slice(samples, crop, place):
+  """The graph's twin of the seek in `_decode_flac`."""
+  num_samples = tf.size(samples, tf.int64)
+  crop = tf.where(crop < 0, num_samples, tf.minimum(crop, num_samples))
+  room = num_samples - crop
+  # float64: the product must not round up to room + 1.
+  start = tf.where(
+    place < 0,
+    room // 2,
+    tf.cast(
+      tf.cast(place, tf.float64) * tf.cast(room + 1, tf.float64), tf.int64
+    ),
+  )
+  return samples[start : start + crop]
+
+
+def _decode_flac(clip_id, audio, crop, place):
+  """Reads the crop of a FLAC file in memory; runs outside the graph."""
+  try:
+    with soundfile.SoundFile(io.BytesIO(audio)) as file:
+      if (file.samplerate, file.channels) != (SAMPLE_RATE_HZ, 1):
+        raise ValueError(
+          f"is {file.samplerate} Hz with {file.channels} channels, not "
+          f"{SAMPLE_RATE_HZ} Hz mono"
+        )
+      wanted = file.frames if crop < 0 else min(int(crop), file.frames)
+      room = file.frames - wanted
+      start = room // 2 if place < 0 else int(float(place) * (room + 1))
+      file.seek(start)
+      samples = file.read(wanted, dtype="int16")
+      if not wanted or len(samples) != wanted:
+        raise ValueError(f"holds {len(samples)} samples where {wanted} belong")
+    return samples
+  except (soundfile.SoundFileError, ValueError) as e:
+    name = clip_id.decode() or "(a record without an id)"
+    raise ValueError(f"clip {name}: cannot be decoded: {e}") from None
+
+
+def _decode_flac_in_graph(record):
+  import tensorflow_io as tfio  # Slow to import, and needed only here.
+
+  samples = tfio.audio.decode_flac(record["audio"], dtype=tf.int16)
+  # It answers a broken file with an empty tensor and no error.
+  check = tf.debugging.assert_positive(
+    tf.size(samples), message="a clip cannot be decoded", summarize=0
+  )
+  with tf.control_dependencies([check] if check is not None else []):
+    return tf.reshape(samples, [-1])
+
+
+def labels_to_multi_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+  """int64 [n] to float32 [num_classes]; an index out of range is an error."""
+  in_range = tf.reduce_all((labels >= 0) & (labels < num_classes))
+  check = tf.debugging.Assert(
+    in_range, [f"a label is not in 0 ... {num_classes - 1}:", labels]
+  )
+  with tf.control_dependencies([check] if check is not None else []):
+    return tf.reduce_max(
+      tf.concat(
+        [tf.one_hot(labels, num_classes), tf.zeros([1, num_classes])], 0
+      ),
+      axis=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitInfo:
+  """One split in dataset_info.json."""
+
+  num_clips: int
+  total_seconds: float
+  shards: list[dict[str, int | str]]  # {"file": name, "num_clips": count}
+  ids_sha256: str  # Of the sorted ids, joined by newlines.
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+  """What dataset_info.json says of a folder of records."""
+
+  sample_rate_hz: int
+  clip_seconds: float
+  codec: str
+  classes: labels_lib.ClassList
+  splits: dict[str, SplitInfo]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """What is needed to read one split."""
+
+  files: list[str]
+  num_clips: int
+  compression: str  # "" or "ZLIB"
+  classes: labels_lib.ClassList | None  # None: not told by the folder.
+
+
+def write_dataset_info(data_dir: str, info: DatasetInfo) -> None:
+  """Writes dataset_info.json at one stroke."""
+  content = {
+    "format_version": _FORMAT_VERSION,
+    **dataclasses.asdict(info),
+    "classes": info.classes.to_json(),
+  }
+  write_text(
+    os.path.join(data_dir, INFO_FILE), json.dumps(content, indent=1) + "\n"
+  )
+
+
+def write_text(path: str, text: str) -> None:
+  """Writes a file that is never seen half written."""
+  temporary = f"{path}.tmp-{os.getpid()}"
+  with tf.io.gfile.GFile(temporary, "w") as file:
+    file.write(text)
+  tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def read_dataset_info(data_dir: str) -> DatasetInfo | None:
+  """Reads dataset_info.json; None where there is none.
+
+  Raises:
+    ValueError: If it is not of this format.
+  """
+  path = os.path.join(data_dir, INFO_FILE)
+  if not tf.io.gfile.exists(path):
+    return None
+  try:
+    with tf.io.gfile.GFile(path) as file:
+      content = json.load(file)
+    if content.pop("format_version") != _FORMAT_VERSION:
+      raise ValueError("another format version")
+    content["classes"] = labels_lib.ClassList.from_json(content["classes"])
+    content["splits"] = {
+      name: SplitInfo(**split) for name, split in content["splits"].items()
+    }
+    return DatasetInfo(**content)
+  except (ValueError, KeyError, TypeError, AttributeError) as e:
+    raise ValueError(
+      f"{path}: not a description that this version can read ({e!r}); prepare "
+      "the data again with tools/make_tfrecords.py."
+    ) from e
+
+
+def find_split(data_dir: str, split: str) -> Split:
+  """Finds the shards of a split, ours or audax's.
+
+  Args:
+    data_dir: A folder with dataset_info.json; or one of audax's, with shards
+      `<split>/*.tfrec*` and, for training, class_labels_indices.csv.
+    split: Such as "train".
+
+  Returns:
+    The split.
+
+  Raises:
+    ValueError: If the folder, the split or a shard is not there.
+  """
+  info = read_dataset_info(data_dir)
+  if info is None:
+    return _find_audax_split(data_dir, split)
+  if split not in info.splits:
+    raise ValueError(
+      f"{data_dir}: there is no split {split!r}; there are "
+      f"{sorted(info.splits)}."
+    )
+  if info.sample_rate_hz != SAMPLE_RATE_HZ:
+    raise ValueError(
+      f"{data_dir}: records at {info.sample_rate_hz} Hz; {SAMPLE_RATE_HZ} Hz "
+      "are needed."
+    )
+  shards = info.splits[split].shards
+  files = [os.path.join(data_dir, shard["file"]) for shard in shards]
+  missing = [file for file in files if not tf.io.gfile.exists(file)]
+  if missing:
+    raise ValueError(
+      f"{missing[0]}: this shard is missing, one of {len(missing)} that "
+      f"{INFO_FILE} lists and the folder lacks."
+    )
+  return Split(files, info.splits[split].num_clips, "", info.classes)
+
+
+def _find_audax_split(data_dir, split):
+  files = sorted(tf.io.gfile.glob(os.path.join(data_dir, split, "*.tfrec*")))
+  if not files:
+    raise ValueError(
+      f"{data_dir}: no prepared data: neither {INFO_FILE}, which "
+      f"tools/make_tfrecords.py writes, nor audax's {split}/*.tfrec."
+    )
+  with tf.io.gfile.GFile(files[0], "rb") as file:
+    # A plain TFRecord begins with a length, 8 bytes little endian; zlib's
+    # first byte is 0x78, and its second makes the pair a multiple of 31.
+    head = file.read(8)
+  is_zlib = head[:1] == b"\x78" and int.from_bytes(head[:2], "big") % 31 == 0
+  compression = "ZLIB" if is_zlib and any(head[4:]) else ""
+  num_clips = sum(1 for _ in tf.data.TFRecordDataset(files, compression))
+  table = os.path.join(data_dir, "class_labels_indices.csv")
+  classes = None
+  if tf.io.gfile.exists(table):
+    classes = labels_lib.ClassList.from_csv(table)
+  return Split(files, num_clips, compression, classes)

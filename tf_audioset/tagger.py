@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole model: waveform to logits, with what only training does."""
+
+from __future__ import annotations
+
+import gin
+import tensorflow as tf
+
+from tf_audioset import randomness
+from tf_audioset.models import stochastic
+
+
+@gin.register
+class Tagger(tf.keras.Model):
+  """Front end, augmentation, backbone and head.
+
+  Training is `train_logits`; everything else is `embed` and `call`, which are
+  deterministic and change nothing.
+  """
+
+  def __init__(
+    self,
+    num_classes: int,
+    frontend=gin.REQUIRED,
+    backbone=gin.REQUIRED,
+    spec_augment=None,
+    mixup=None,
+    dropout_rate: float = 0.0,
+  ):
+    """Puts the parts together.
+
+    Args:
+      num_classes: Width of the logits.
+      frontend: Waveform [batch, num_samples] to features [batch, num_frames,
+        num_bands].
+      backbone: Features with a channel axis to embedding, see `models/`.
+      spec_augment: `augment.SpecAugment`, or None for none.
+      mixup: `augment.Mixup`, or None for none.
+      dropout_rate: Share of the embedding that training drops.
+    """
+    super().__init__(name="tagger")
+    self.frontend = frontend
+    self.backbone = backbone
+    self._spec_augment = spec_augment
+    self._mixup = mixup
+    self._dropout_rate = dropout_rate
+    # float32 whatever the policy: the loss needs it.
+    self.head = tf.keras.layers.Dense(num_classes, dtype=tf.float32)
+
+  def embed(self, waveform: tf.Tensor) -> tf.Tensor:
+    """[batch, num_samples] int16 or float32 to [batch, embedding_size]."""
+    features = self.frontend(to_float(waveform))
+    return self.backbone(features[..., tf.newaxis], training=False)
+
+  def call(self, waveform: tf.Tensor) -> tf.Tensor:
+    """The logits of each clip, from all of it.
+
+    Args:
+      waveform: int16 or float32 [batch, num_samples], mono; full scale of the
+        float is +-1.
+
+    Returns:
+      float32 [batch, num_classes].
+    """
+    return self.head(self.embed(waveform))
+
+  def train_logits(
+    self, waveform: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Logits and targets after augmentation, in training mode.
+
+    Args:
+      waveform: int16 or float32 [batch, num_samples].
+      targets: float32 [batch, num_classes].
+      seed: int32 [2]; the same seed gives the same result.
+
+    Returns:
+      float32 logits and targets, both [batch, num_classes].
+    """
+    mask_seed, mix_seed, path_seed, drop_seed = randomness.split(seed, 4)
+    features = self.frontend(to_float(waveform))
+    if self._spec_augment is not None:
+      features = self._spec_augment(features, mask_seed)
+    if self._mixup is not None:
+      features, targets = self._mixup(features, targets, mix_seed)
+    embedding = self.backbone(
+      features[..., tf.newaxis], training=True, seed=path_seed
+    )
+    embedding = stochastic.dropout(embedding, self._dropout_rate, drop_seed)
+    return self.head(embedding), targets
+
+
+def to_float(waveform: tf.Tensor) -> tf.Tensor:
+  """int16 to float32 in [-1, 1); float32 stays as it is."""
+  if waveform.dtype == tf.int16:
+    return tf.cast(waveform, tf.float32) / 32768.0
+  return waveform
