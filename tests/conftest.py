@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two virtual CPU devices for every test: the tests of replicas need them,
-and they must exist before TensorFlow starts."""
+and they must exist before TensorFlow starts.
+"""
 
 import os
 

@@ -1,4 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AudioSet tagging in TensorFlow 2: data, models, training, evaluation, export."""
+"""AudioSet tagging in TensorFlow 2: data, models, training, export."""
+
+import os
+import warnings
 
 __version__ = "0.1.0"
+
+# TensorFlow announces a great deal on start; its errors arrive as exceptions
+# all the same. To be set before it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# That it will drop this version of Python.
+warnings.filterwarnings("ignore", module="google.api_core")

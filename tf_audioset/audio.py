@@ -74,7 +74,7 @@ def read_audio(
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
-  """float in [-1, 1] to int16, whose full scale is 32768.
+  """Float in [-1, 1] to int16, whose full scale is 32768.
 
   The inverse, everywhere here, is a division by 32768; +1.0 becomes 32767.
   """

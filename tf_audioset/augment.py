@@ -64,7 +64,7 @@ class SpecAugment:
 
 
 def _stretches(batch, size, num_masks, max_width, seed):
-  """bool [batch, size]: the union of `num_masks` random stretches a row.
+  """Bool [batch, size]: the union of `num_masks` random stretches a row.
 
   Width uniform on 0 ... max_width, start uniform on 0 ... size - width.
   """

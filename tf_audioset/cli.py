@@ -7,10 +7,8 @@ Nothing here imports TensorFlow, so that flags are answered at once.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -39,11 +37,6 @@ def run(
     positional: What the arguments that are not flags are, such as "FILE". If
       set, at least one must be given and `main` is called with all of them.
   """
-  # TensorFlow and its companions announce a great deal on start; their errors
-  # arrive as exceptions all the same.
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  warnings.simplefilter("ignore", FutureWarning)
-  warnings.simplefilter("ignore", UserWarning)
   if {"--help", "-h", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
     print(sys.modules["__main__"].__doc__.strip())
     print(FLAGS.main_module_help())

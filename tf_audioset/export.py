@@ -85,16 +85,13 @@ class ExportedTagger:
     """Loads it.
 
     Args:
-      directory: The SavedModel.
+      directory: The SavedModel; or, as TF Serving has it, a folder of numbered
+        versions, of which the newest is taken.
 
     Raises:
       ValueError: If there is no SavedModel, or it is not a tagger's.
     """
-    if not tf.saved_model.contains_saved_model(directory):
-      raise ValueError(
-        f"{directory}: no SavedModel there (no saved_model.pb). Training "
-        "writes one to WORKDIR/saved_model."
-      )
+    directory = _newest_version(directory)
     # Kept, because its variables live as long as this does.
     self._module = tf.saved_model.load(directory)
     signatures = self._module.signatures
@@ -124,6 +121,23 @@ class ExportedTagger:
     """
     result = self._score(waveform=tf.constant(waveform, tf.float32))
     return result["scores"].numpy(), result["embedding"].numpy()
+
+
+def _newest_version(directory: str) -> str:
+  if tf.saved_model.contains_saved_model(directory):
+    return directory
+  names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+  numbers = [
+    int(name.rstrip("/")) for name in names if name.strip("/").isdigit()
+  ]
+  if numbers:
+    newest = os.path.join(directory, str(max(numbers)))
+    if tf.saved_model.contains_saved_model(newest):
+      return newest
+  raise ValueError(
+    f"{directory}: no SavedModel there (no saved_model.pb). Training writes one "
+    "to WORKDIR/saved_model."
+  )
 
 
 def _write_classes(path: str, classes: labels.ClassList) -> None:

@@ -146,7 +146,8 @@ def apply_summed_gradients(optimizer, gradients, variables) -> None:
 
 def create_slots(optimizer, variables) -> None:
   """Makes the moments now and not in the first step, so that restoring can
-  check that each one was found."""
+  check that each one was found.
+  """
   if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
     optimizer._create_all_weights(variables)  # It has no public name.
   else:
