@@ -169,6 +169,8 @@ def _slice(samples, crop, place):
 
 def _decode_flac(clip_id, audio, crop, place):
   """Reads the crop of a FLAC file in memory; runs outside the graph."""
+  # Bytes in a graph, arrays of no dimensions when executed eagerly.
+  clip_id, audio = np.asarray(clip_id).item(), np.asarray(audio).item()
   try:
     with soundfile.SoundFile(io.BytesIO(audio)) as file:
       if (file.samplerate, file.channels) != (SAMPLE_RATE_HZ, 1):

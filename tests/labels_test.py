@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The class list and what is refused."""
+
+import csv
+
+import pytest
+
+from tests import reference
+from tf_audioset import labels
+
+
+def test_audiosets_list_is_recognised():
+  path = reference.golden("class_labels_indices.csv")
+  classes = labels.ClassList.from_csv(str(path))
+  with open(path, newline="", encoding="utf-8") as file:
+    rows = list(csv.DictReader(file))
+  assert len(classes) == 527
+  assert classes.names == tuple(row["display_name"] for row in rows)
+  assert classes.index()["/m/05zppz"] == 1
+  assert classes.is_audioset
+  assert labels.ClassList.from_json(classes.to_json()) == classes
+
+
+def test_audiosets_classes_in_another_order_are_refused():
+  path = reference.golden("class_labels_indices.csv")
+  classes = labels.ClassList.from_csv(str(path))
+  with pytest.raises(ValueError, match="another order"):
+    labels.ClassList(classes.mids[::-1], classes.names[::-1])
+
+
+def test_own_names_are_their_own_mids():
+  classes = labels.ClassList.from_names(["Cat, purring", "Dog"])
+  assert classes.mids == classes.names == ("Cat, purring", "Dog")
+  assert not classes.is_audioset
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("mid,name\n", "first line must be"),
+    ("index,mid,display_name\n", "empty"),
+    ("index,mid,display_name\n1,/m/a,A\n", "line 2: expected 0"),
+    ("index,mid,display_name\n0,/m/a,A\n1,/m/a,B\n", "'/m/a'.*twice"),
+    ("index,mid,display_name\n0,/m/a,A,B\n", "line 2"),
+  ],
+)
+def test_a_malformed_list_is_refused(tmp_path, text, message):
+  path = tmp_path / "classes.csv"
+  path.write_text(text)
+  with pytest.raises(ValueError, match=message):
+    labels.ClassList.from_csv(str(path))
+
+
+def test_a_missing_list_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="cannot read the class list"):
+    labels.ClassList.from_csv(str(tmp_path / "none.csv"))

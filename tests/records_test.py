@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records, ours and audax's, against soundfile and slices."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+
+from tests import toy
+from tf_audioset import records
+
+_SAMPLES = np.random.default_rng(0).integers(-9000, 9000, 5000).astype(np.int16)
+
+
+def _decode(codec, decoder="soundfile", crop_samples=None, position=None):
+  record = records.parse_example(
+    records.serialize_example("clip", _SAMPLES, [2, 0], codec)
+  )
+  return records.decode_waveform(
+    record, crop_samples=crop_samples, position=position, decoder=decoder
+  ).numpy()
+
+
+_PATHS = [("flac", "soundfile"), ("flac", "tfio"), ("pcm16", "soundfile")]
+
+
+@pytest.mark.parametrize(("codec", "decoder"), _PATHS)
+def test_every_decoder_gives_the_exact_samples_and_crops(codec, decoder):
+  np.testing.assert_array_equal(_decode(codec, decoder), _SAMPLES)
+  # 4001 starts are possible: position * 4001, rounded down.
+  for position, start in ((0.0, 0), (0.25, 1000), (0.99999994, 4000)):
+    crop = _decode(codec, decoder, 1000, tf.constant(position))
+    np.testing.assert_array_equal(crop, _SAMPLES[start : start + 1000])
+  centre = _decode(codec, decoder, 1001)
+  np.testing.assert_array_equal(centre, _SAMPLES[1999:3000])
+  longer = _decode(codec, decoder, 6000, tf.constant(0.7))
+  np.testing.assert_array_equal(longer, _SAMPLES)
+
+
+def test_labels_become_a_multi_hot_vector():
+  record = records.parse_example(
+    records.serialize_example("clip", _SAMPLES, [2, 0])
+  )
+  assert record["id"] == b"clip"
+  hot = records.labels_to_multi_hot(record["labels"], 4)
+  np.testing.assert_array_equal(hot, [1, 0, 1, 0])
+  none = records.labels_to_multi_hot(tf.zeros([0], tf.int64), 4)
+  np.testing.assert_array_equal(none, np.zeros(4))
+  with pytest.raises(tf.errors.InvalidArgumentError, match="not in 0 ... 1"):
+    records.labels_to_multi_hot(record["labels"], 2)
+
+
+def _flac(samples, rate_hz=16000):
+  buffer = io.BytesIO()
+  soundfile.write(buffer, samples, rate_hz, "PCM_16", format="FLAC")
+  return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+  ("audio", "message"),
+  [
+    (b"", "cannot be decoded"),
+    (_flac(_SAMPLES)[:3000], "cannot be decoded"),
+    (_flac(_SAMPLES, 8000), "8000 Hz"),
+    (_flac(np.stack([_SAMPLES, _SAMPLES], 1)), "2 channels"),
+  ],
+)
+def test_a_broken_clip_is_named(audio, message):
+  record = records.parse_example(
+    records.serialize_encoded("bad7", audio, 5000, [0], "flac")
+  )
+
+  @tf.function
+  def decode():
+    return records.decode_waveform(record, crop_samples=None, position=None)
+
+  with pytest.raises(tf.errors.OpError, match=f"clip bad7.*{message}"):
+    decode()
+
+
+def _write_audax(folder, compression):
+  """As audax's script does, in its feature names."""
+  for shard in range(2):
+    path = folder / "train" / f"file_{shard:05}-00002_bytes_compressed.tfrec"
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path), compression) as writer:
+      feature = {
+        "audio": tf.train.Feature(
+          bytes_list=tf.train.BytesList(value=[_flac(_SAMPLES)])
+        ),
+        "label": tf.train.Feature(
+          int64_list=tf.train.Int64List(value=[shard, 2])
+        ),
+        "duration": tf.train.Feature(int64_list=tf.train.Int64List(value=[0])),
+      }
+      features = tf.train.Features(feature=feature)
+      writer.write(tf.train.Example(features=features).SerializeToString())
+
+
+@pytest.mark.parametrize("compression", ["", "ZLIB"])
+def test_audaxs_own_records_are_read(tmp_path, compression):
+  _write_audax(tmp_path, compression)
+  (tmp_path / "class_labels_indices.csv").write_text(
+    "index,mid,display_name\n0,/m/a,A\n1,/m/b,B\n2,/m/c,C\n"
+  )
+  split = records.find_split(str(tmp_path), "train")
+  assert (split.num_clips, split.compression) == (2, compression)
+  assert split.classes.names == ("A", "B", "C")
+  dataset = tf.data.TFRecordDataset(split.files, split.compression)
+  for shard, serialized in enumerate(dataset):
+    record = records.parse_example(serialized)
+    assert record["labels"].numpy().tolist() == [shard, 2]
+    assert record["id"] == b""
+    waveform = records.decode_waveform(record, crop_samples=None, position=None)
+    np.testing.assert_array_equal(waveform, _SAMPLES)
+
+
+def test_a_written_description_is_read_back(tmp_path):
+  toy.write_dataset(tmp_path)
+  info = records.read_dataset_info(str(tmp_path))
+  assert info.classes.names == toy.NAMES
+  split = records.find_split(str(tmp_path), "train")
+  assert split.num_clips == 24
+  assert len(split.files) == 3
+
+
+def test_what_is_missing_is_named(tmp_path):
+  with pytest.raises(ValueError, match="make_tfrecords.py"):
+    records.find_split(str(tmp_path), "train")
+  toy.write_dataset(tmp_path)
+  with pytest.raises(ValueError, match=r"no split 'test'.*'eval', 'train'"):
+    records.find_split(str(tmp_path), "test")
+  (tmp_path / "train-00001-of-00003.tfrecord").unlink()
+  with pytest.raises(ValueError, match="train-00001-of-00003.tfrecord"):
+    records.find_split(str(tmp_path), "train")
+  (tmp_path / records.INFO_FILE).write_text("{}")
+  with pytest.raises(ValueError, match="prepare the data again"):
+    records.find_split(str(tmp_path), "train")
