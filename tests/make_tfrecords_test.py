@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preparation as a user runs it: three forms, bad files, kill -9."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+
+from tests import command, reference
+from tf_audioset import records
+
+_TOOL = command.ROOT / "tools" / "make_tfrecords.py"
+
+
+def _tone(seconds=1.0, rate_hz=16000, hz=440.0):
+  time_s = np.arange(round(seconds * rate_hz)) / rate_hz
+  return 0.5 * np.sin(2 * np.pi * hz * time_s)
+
+
+def _read(folder, split):
+  """{id: (int16 samples, labels)} of a prepared split."""
+  found = records.find_split(str(folder), split)
+  clips = {}
+  for serialized in tf.data.TFRecordDataset(found.files, found.compression):
+    record = records.parse_example(serialized)
+    waveform = records.decode_waveform(record, crop_samples=None, position=None)
+    clips[record["id"].numpy().decode()] = (
+      waveform.numpy(),
+      record["labels"].numpy().tolist(),
+    )
+  assert len(clips) == found.num_clips
+  return clips
+
+
+_CLASSES = 'index,mid,display_name\n0,/m/a,"A, first"\n1,/m/b,B\n2,/m/c,"C"\n'
+
+
+@pytest.fixture(name="audioset")
+def _audioset(tmp_path):
+  """AudioSet's form, with one of everything that can be wrong."""
+  audio = tmp_path / "audio"
+  (audio / "deeper").mkdir(parents=True)
+  soundfile.write(audio / "-dash_start.wav", _tone(), 16000)
+  soundfile.write(audio / "Ywith_prefix.flac", _tone(12, 44100), 44100)
+  soundfile.write(audio / "deeper" / "ms_30000.ogg", _tone(rate_hz=8000), 8000)
+  soundfile.write(
+    audio / "stereo_10.000_20.000.wav",
+    np.stack([_tone(2, 22050), 0 * _tone(2, 22050)], 1),
+    22050,
+  )
+  soundfile.write(audio / "plain.mp3", _tone(3, 48000), 48000)
+  soundfile.write(audio / "unlabelled.wav", _tone(), 16000)
+  (audio / "broken.wav").write_bytes(b"not audio")
+  soundfile.write(audio / "empty.wav", np.zeros(0), 16000)
+  (tmp_path / "classes.csv").write_text(_CLASSES)
+  (tmp_path / "segments.csv").write_text(
+    "# Segments csv created by a test\n"
+    "# num_ytids=9\n"
+    "# YTID, start_seconds, end_seconds, positive_labels\n"
+    '-dash_start, 0.000, 10.000, "/m/a"\n'
+    'with_prefix, 0.000, 10.000, "/m/b,/m/a"\n'
+    'ms, 30.000, 40.000, "/m/c"\n'
+    'stereo, 10.000, 20.000, "/m/c"\n'
+    'plain, 0.000, 10.000, "/m/b"\n'
+    'plain, 0.000, 10.000, "/m/b"\n'
+    'unlabelled, 0.000, 10.000, "/m/unknown"\n'
+    'broken, 0.000, 10.000, "/m/a"\n'
+    'empty, 0.000, 10.000, "/m/a"\n'
+    'nowhere, 0.000, 10.000, "/m/a"\n'
+  )
+  return [
+    f"--segments_csv={tmp_path / 'segments.csv'}",
+    f"--class_labels_csv={tmp_path / 'classes.csv'}",
+    f"--audio_dir={audio}",
+    f"--output_dir={tmp_path / 'out'}",
+  ]
+
+
+def test_audiosets_form_with_bad_files(audioset, tmp_path):
+  error = command.fail(_TOOL, *audioset, code=1)
+  assert "5 of 10 clips are not usable" in error
+  out = tmp_path / "out"
+  clips = _read(out, "train")
+  assert {name: found for name, (_, found) in clips.items()} == {
+    "-dash_start": [0],
+    "with_prefix": [1, 0],
+    "ms": [2],
+    "stereo": [2],
+    "plain": [1],
+  }
+  assert len(clips["with_prefix"][0]) == 160000  # Cut to 10 s.
+  assert len(clips["stereo"][0]) == 32000
+  # A tone in one of two channels: half the amplitude.
+  assert np.abs(clips["stereo"][0]).max() == pytest.approx(8192, rel=0.02)
+  assert np.abs(clips["ms"][0]).max() == pytest.approx(16384, rel=0.05)
+
+  audit = json.loads((out / "audit.json").read_text())["train"]
+  assert (audit["expected"], audit["written"]) == (10, 5)
+  named = {
+    reason: {row["id"] for row in rows} for reason, rows in audit["bad"].items()
+  }
+  assert named == {
+    "missing": {"nowhere"},
+    "undecodable": {"broken", "empty"},
+    "unknown label": {"unlabelled"},
+    "duplicate id": {"plain"},
+  }
+  info = json.loads((out / "dataset_info.json").read_text())
+  assert info["classes"][0] == {"index": 0, "mid": "/m/a", "name": "A, first"}
+  assert info["splits"]["train"]["num_clips"] == 5
+  joined = "\n".join(sorted(clips)).encode()
+  expected_hash = hashlib.sha256(joined).hexdigest()
+  assert info["splits"]["train"]["ids_sha256"] == expected_hash
+
+
+def test_a_manifest_in_audaxs_form_from_another_folder(tmp_path):
+  soundfile.write(tmp_path / "one.wav", _tone(), 16000)
+  soundfile.write(tmp_path / "two.flac", _tone(), 16000)
+  (tmp_path / "manifest.csv").write_text(
+    "files,labels\none.wav,dog\ntwo.flac,dog;cat\n"
+  )
+  (tmp_path / "map.json").write_text('{"cat": 0, "dog": 1}')
+  command.succeed(
+    _TOOL,
+    "--manifest_csv=manifest.csv",
+    "--labels_map=map.json",
+    "--labels_delim=;",
+    "--output_dir=out",
+    "--split=eval",
+    "--codec=pcm16",
+    "--clips_per_shard=1",
+    cwd=tmp_path,
+  )
+  clips = _read(tmp_path / "out", "eval")
+  assert {name: found for name, (_, found) in clips.items()} == {
+    "one.wav": [1],
+    "two.flac": [1, 0],
+  }
+  expected = np.rint(_tone() * 32768)
+  assert np.abs(clips["one.wav"][0] - expected).max() <= 1
+  assert len(list((tmp_path / "out").glob("eval-*-of-00002.tfrecord"))) == 2
+
+
+def test_a_folder_a_class_and_a_second_split(tmp_path):
+  for name in ("cat", "dog"):
+    (tmp_path / "in" / name).mkdir(parents=True)
+    for i in range(3):
+      soundfile.write(tmp_path / "in" / name / f"{i}.wav", _tone(), 16000)
+  common = [_TOOL, f"--output_dir={tmp_path / 'out'}"]
+  for split in ("train", "eval"):
+    command.succeed(
+      *common, f"--class_dirs={tmp_path / 'in'}", f"--split={split}"
+    )
+  info = records.read_dataset_info(str(tmp_path / "out"))
+  assert info.classes.names == ("cat", "dog")
+  assert set(info.splits) == {"train", "eval"}
+  clips = _read(tmp_path / "out", "train")
+  assert clips["dog/2.wav"][1] == [1]
+  # Another class list in the same folder would mix two meanings of an index.
+  (tmp_path / "in" / "cow").mkdir()
+  error = command.fail(*common, f"--class_dirs={tmp_path / 'in'}")
+  assert "another class list" in error
+  assert len(_read(tmp_path / "out", "train")) == 6
+
+
+def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path):
+  (tmp_path / "in" / "tone").mkdir(parents=True)
+  for i in range(150):
+    soundfile.write(
+      tmp_path / "in" / "tone" / f"{i}.wav", _tone(10, 44100), 44100
+    )
+  out = tmp_path / "out"
+  arguments = [
+    sys.executable,
+    str(_TOOL),
+    f"--class_dirs={tmp_path / 'in'}",
+    f"--output_dir={out}",
+    "--clips_per_shard=20",
+  ]
+  process = subprocess.Popen(
+    arguments,
+    stderr=subprocess.DEVNULL,
+    stdout=subprocess.DEVNULL,
+    start_new_session=True,
+  )
+  deadline = time.monotonic() + 120
+  while not list(out.glob(".train-*.tmp")):
+    assert time.monotonic() < deadline and process.poll() is None
+    time.sleep(0.02)
+  os.killpg(process.pid, signal.SIGKILL)
+  process.wait()
+  assert not list(out.glob("*.tfrecord"))
+  with pytest.raises(ValueError, match="no prepared data"):
+    records.find_split(str(out), "train")
+  command.succeed(*arguments[1:])
+  assert records.find_split(str(out), "train").num_clips == 150
+  assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--class_dirs=x"], "--output_dir is required"),
+    (["--output_dir=out"], "exactly one of"),
+    (["--output_dir=out", "--class_dirs=none"], "--class_dirs=none: no such"),
+    (
+      ["--output_dir=out", "--segments_csv=s.csv"],
+      "--segments_csv needs --class_labels_csv",
+    ),
+    (["--output_dir=out", "--class_dir=x"], "class_dir"),
+    (["--output_dir=out", "--class_dirs=.", "extra"], "'extra'"),
+    (["--output_dir=out", "--clips_per_shard=0", "--class_dirs=."], "shard"),
+  ],
+)
+def test_a_mistake_is_one_line(tmp_path, arguments, message):
+  assert message in command.fail(_TOOL, *arguments, cwd=tmp_path)
+  assert not (tmp_path / "out").exists()
+
+
+def test_wrong_lists_are_one_line(tmp_path):
+  (tmp_path / "map.json").write_text('{"cat": 0, "dog": 2}')
+  (tmp_path / "m.csv").write_text("file,label\n")
+  both = ["--manifest_csv=m.csv", "--labels_map=map.json", "--output_dir=out"]
+  assert "0, 1, 2" in command.fail(_TOOL, *both, cwd=tmp_path)
+  (tmp_path / "map.json").write_text('{"cat": 0}')
+  assert "files,labels" in command.fail(_TOOL, *both, cwd=tmp_path)
+
+
+def test_real_recordings(tmp_path):
+  folder = reference.recordings()
+  command.succeed(
+    _TOOL,
+    f"--segments_csv={folder / 'segments_eval.csv'}",
+    f"--class_labels_csv={folder / 'class_labels_indices.csv'}",
+    f"--audio_dir={folder / 'audio'}",
+    f"--output_dir={tmp_path}",
+    "--split=eval",
+  )
+  clips = _read(tmp_path, "eval")
+  lines = (folder / "segments_eval.csv").read_text().splitlines()[3:]
+  assert len(clips) == len(lines) == 124
+  for line in lines:
+    clip_id, _, end = line.split(", ")[:3]
+    samples = clips[clip_id][0]
+    assert len(samples) == pytest.approx(16000 * float(end), abs=20)

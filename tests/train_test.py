@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job from the command line, and every experiment for a step."""
+
+import csv
+import json
+
+import gin
+import numpy as np
+import pytest
+import sklearn.metrics
+import soundfile
+import tensorflow as tf
+
+from tests import command, toy
+from tf_audioset import config, distribution, export, records, train
+
+_SMALL = (
+  "train.global_batch_size = 8",
+  "train.num_epochs = 4",
+  "train.steps_per_loop = 2",
+  "Pipeline.crop_seconds = 0.5",
+  "WarmupCosine.warmup_epochs = 1",
+  "ResNet.width = 8",
+)
+
+
+def _arguments(folder, *bindings, gin_file="gin/quickstart.gin"):
+  return [
+    "-m",
+    "tf_audioset.train",
+    f"--gin_file={gin_file}",
+    f"--data_dir={folder / 'records'}",
+    f"--workdir={folder / 'run'}",
+    *(f"--gin_bindings={binding}" for binding in (*_SMALL, *bindings)),
+  ]
+
+
+@pytest.fixture(name="trained", scope="module")
+def _trained(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("trained")
+  (folder / "records").mkdir()
+  toy.write_dataset(folder / "records")
+  return folder, command.succeed(*_arguments(folder))
+
+
+def test_the_log_and_the_work_directory_are_complete(trained):
+  folder, log = trained
+  run = folder / "run"
+  assert "24 training and 10 validation clips, 3 classes" in log
+  loops = [line for line in log.splitlines() if line.startswith("step ")]
+  # 3 steps an epoch, 2 a loop: 2 loops an epoch.
+  assert len(loops) == 8
+  for part in ("loss", "learning rate", "clips/s", "left"):
+    assert part in loops[-1]
+  assert "step 12/12" in loops[-1]
+  assert log.count("mAP") == log.count("mAUC") == log.count("d'") == 4
+  assert "train.num_epochs = 4" in (run / "config.gin").read_text()
+  newest = tf.train.latest_checkpoint(str(run / "checkpoints"))
+  assert newest.endswith("ckpt-12")
+  assert tf.train.latest_checkpoint(str(run / "best"))
+  tags = set()
+  for path in run.glob("summaries/*/*"):
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+      tags |= {value.tag for value in event.summary.value}
+  assert {"loss", "learning_rate", "clips_per_second", "mAP", "mAUC"} <= tags
+
+
+def test_the_saved_config_is_a_gin_file_of_the_same_run(trained):
+  folder, _ = trained
+  config.load([str(folder / "run" / "config.gin")])
+  assert gin.query_parameter("train.global_batch_size") == 8
+  assert gin.query_parameter("ResNet.width") == 8
+
+
+def test_the_same_command_continues_and_another_model_is_refused(trained):
+  folder, _ = trained
+  log = command.succeed(*_arguments(folder))
+  assert "continuing from" in log and "at step 12 of 12" in log
+  error = command.fail(*_arguments(folder, "ResNet.width = 4"))
+  assert "does not fit this model" in error
+
+
+def test_resuming_equals_not_stopping(tmp_path, trained):
+  """Half a run and the rest give the weights of the whole."""
+  folder, _ = trained
+  (tmp_path / "records").symlink_to(folder / "records")
+  command.succeed(*_arguments(tmp_path))
+  # Back to the checkpoint of the second epoch, as if stopped after it.
+  checkpoints = tmp_path / "run" / "checkpoints"
+  expected = _weights(checkpoints / "ckpt-12")
+  for path in checkpoints.glob("ckpt-*"):
+    if path.name.split(".")[0] != "ckpt-6":
+      path.unlink()
+  (checkpoints / "checkpoint").write_text(
+    'model_checkpoint_path: "ckpt-6"\nall_model_checkpoint_paths: "ckpt-6"\n'
+  )
+  assert "at step 6 of 12" in command.succeed(*_arguments(tmp_path))
+  actual = _weights(checkpoints / "ckpt-12")
+  assert expected.keys() == actual.keys()
+  for name, value in expected.items():
+    np.testing.assert_allclose(actual[name], value, atol=1e-5, err_msg=name)
+
+
+def _weights(path):
+  reader = tf.train.load_checkpoint(str(path))
+  return {
+    name: reader.get_tensor(name)
+    for name in reader.get_variable_to_shape_map()
+    if name.startswith("model/") and "OBJECT_GRAPH" not in name
+  }
+
+
+def test_evaluate_equals_scikit_learn(trained):
+  folder, _ = trained
+  saved_model = folder / "run" / "saved_model"
+  out = command.succeed(
+    "tools/evaluate.py",
+    f"--saved_model={saved_model}",
+    f"--data_dir={folder / 'records'}",
+    f"--output_dir={folder / 'judged'}",
+  )
+  tagger = export.ExportedTagger(str(saved_model))
+  clips = [toy.clip(i + 1000, 16000) for i in range(10)]
+  waveform = np.stack([samples for samples, _ in clips]) / 32768
+  targets = np.zeros([10, 3])
+  for row, (_, present) in zip(targets, clips):
+    row[present] = 1
+  scores = tagger.score(waveform.astype(np.float32))[0]
+  ap = sklearn.metrics.average_precision_score(targets, scores, average=None)
+  auc = sklearn.metrics.roc_auc_score(targets, scores, average=None)
+  summary = json.loads((folder / "judged" / "metrics.json").read_text())
+  assert summary["mAP"] == pytest.approx(ap.mean(), abs=1e-6)
+  assert summary["mAUC"] == pytest.approx(auc.mean(), abs=1e-6)
+  assert summary["num_clips"] == 10
+  assert f"{summary['mAP']:.4f}" in out
+  with open(folder / "judged" / "per_class.csv", newline="") as file:
+    rows = list(csv.DictReader(file))
+  assert [row["name"] for row in rows] == list(toy.NAMES)
+  assert [int(row["positives"]) for row in rows] == list(targets.sum(axis=0))
+  assert [float(row["ap"]) for row in rows] == pytest.approx(ap, abs=1e-5)
+
+
+def test_predict_takes_any_rate_and_goes_on_after_a_bad_file(trained, tmp_path):
+  folder, _ = trained
+  time_s = np.arange(2 * 44100) / 44100
+  tone = 0.2 * np.sin(2 * np.pi * 2000 * time_s)
+  soundfile.write(tmp_path / "tone.wav", np.stack([tone, tone], 1), 44100)
+  (tmp_path / "bad.wav").write_bytes(b"?")
+  done = command.run(
+    command.ROOT / "tools" / "predict.py",
+    f"--saved_model={folder / 'run' / 'saved_model'}",
+    "--top_k=2",
+    "bad.wav",
+    "tone.wav",
+    cwd=tmp_path,
+  )
+  assert done.returncode == 1
+  assert done.stderr.count("error") == 1 and "bad.wav" in done.stderr
+  lines = done.stdout.splitlines()
+  assert lines[0] == "tone.wav  (2.00 s)"
+  assert len(lines) == 3
+  scores = [float(line.split()[0]) for line in lines[1:]]
+  assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--workdir=w", "--data_dir=d"], "--gin_file is required"),
+    (["--gin_file=gin/quickstart.gin", "--workdir=w"], "--data_dir is req"),
+    (["--gin_fil=gin/quickstart.gin"], "gin_fil"),
+    (
+      ["--gin_file=gin/none.gin", "--workdir=w", "--data_dir=d"],
+      "gin/none.gin",
+    ),
+    (
+      ["--gin_file=gin/quickstart.gin", "--workdir=w", "--data_dir=none"],
+      "none: no prepared data",
+    ),
+  ],
+)
+def test_a_mistake_in_a_flag_is_one_line(arguments, message):
+  assert message in command.fail("-m", "tf_audioset.train", *arguments)
+
+
+@pytest.mark.parametrize(
+  ("binding", "message"),
+  [
+    ("train.num_epoch = 3", "num_epoch"),
+    ("Tager.dropout_rate = 0.1", "Tager"),
+    ("wrong/Tagger.dropout_rate = 0.1", "nothing uses wrong/Tagger"),
+    ("UNUSED = 3", "nothing uses UNUSED"),
+    ("ConvNeXt.variant = 'tiny'", "nothing uses ConvNeXt.variant"),
+    ("train.validation_split = 'test'", "no split 'test'"),
+    ("train.num_epochs = 0", "at least 1"),
+    ("ResNet.depth = 19", "depth is 19"),
+    ("Mixup.alpha = -1", "alpha is -1"),
+  ],
+)
+def test_a_mistake_in_the_configuration_is_refused(
+  trained, tmp_path, binding, message
+):
+  folder, _ = trained
+  with pytest.raises(ValueError, match=message) as error:
+    config.load(["gin/quickstart.gin"], [*_SMALL, binding])
+    train.train(
+      distribution.strategy(None),
+      str(folder / "records"),
+      str(tmp_path / "run"),
+    )
+  assert str(error.value).splitlines()[0]
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):
+  config.load(["gin/quickstart.gin"], [*_SMALL, "train.global_batch_size = 9"])
+  with pytest.raises(ValueError, match="9, does not divide by the 2 replicas"):
+    train.train(
+      tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]),
+      str(trained[0] / "records"),
+      str(tmp_path / "run"),
+    )
+
+
+def test_a_broken_record_is_named(tmp_path):
+  (tmp_path / "records").mkdir()
+  toy.write_dataset(tmp_path / "records")
+  path = tmp_path / "records" / "train-00000-of-00003.tfrecord"
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for _ in range(8):
+      writer.write(
+        records.serialize_encoded("bad7", b"fLaC broken", 16000, [0], "flac")
+      )
+  assert "clip bad7: cannot be decoded" in command.fail(*_arguments(tmp_path))
+
+
+@pytest.mark.parametrize("gin_file", config.shipped_gin_files())
+def test_every_experiment_takes_a_step(tmp_path, gin_file):
+  (tmp_path / "records").mkdir()
+  toy.write_dataset(tmp_path / "records", num_train=2, num_eval=2, num_shards=1)
+  config.load(
+    [gin_file],
+    [
+      "train.global_batch_size = 2",
+      "train.num_epochs = 1",
+      "WarmupCosine.warmup_epochs = 0",
+      "Pipeline.crop_seconds = 0.5",
+    ],
+  )
+  train.train(
+    distribution.strategy(None),
+    str(tmp_path / "records"),
+    str(tmp_path / "run"),
+  )
+  tagger = export.ExportedTagger(str(tmp_path / "run" / "saved_model"))
+  scores, _ = tagger.score(np.zeros([1, 8000], np.float32))
+  assert scores.shape == (1, 3)
+  assert np.isfinite(scores).all()
