@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packaging. The ranges are what the code needs; requirements.txt is the lock."""
+"""Packaging: the ranges that the code needs. requirements.txt is the lock."""
 
 import sys
 

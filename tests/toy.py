@@ -27,9 +27,18 @@ def clip(index: int, num_samples: int) -> tuple[np.ndarray, list[int]]:
 
 
 def write_dataset(
-  folder, *, num_train=24, num_eval=10, num_samples=16000, num_shards=3
+  folder,
+  *,
+  num_train=24,
+  num_eval=10,
+  num_samples=16000,
+  num_shards=3,
+  broken="",
 ) -> None:
-  """Writes records as tools/make_tfrecords.py would."""
+  """Writes records as tools/make_tfrecords.py would.
+
+  `broken` is the id of a training clip whose audio is no FLAC file.
+  """
   splits = {}
   for split, num_clips in (("train", num_train), ("eval", num_eval)):
     shards = []
@@ -39,10 +48,18 @@ def write_dataset(
       with tf.io.TFRecordWriter(str(folder / name)) as writer:
         for i in members:
           samples, present = clip(i + 1000 * (split == "eval"), num_samples)
-          writer.write(
-            records.serialize_example(f"{split}{i}", samples, present)
-          )
-      shards.append({"file": name, "num_clips": len(members)})
+          clip_id = f"{split}{i}"
+          record = records.serialize_example(clip_id, samples, present)
+          if clip_id == broken:
+            record = records.serialize_encoded(clip_id, b"?", 1, [0], "flac")
+          writer.write(record)
+      shards.append(
+        {
+          "file": name,
+          "num_clips": len(members),
+          "num_bytes": (folder / name).stat().st_size,
+        }
+      )
     splits[split] = records.SplitInfo(
       num_clips=num_clips,
       total_seconds=num_clips * num_samples / 16000,

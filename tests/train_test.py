@@ -12,7 +12,7 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, toy
-from tf_audioset import config, distribution, export, records, train
+from tf_audioset import config, distribution, export, train
 
 _SMALL = (
   "train.global_batch_size = 8",
@@ -60,9 +60,21 @@ def test_the_log_and_the_work_directory_are_complete(trained):
   assert tf.train.latest_checkpoint(str(run / "best"))
   tags = set()
   for path in run.glob("summaries/*/*"):
-    for event in tf.compat.v1.train.summary_iterator(str(path)):
+    for record in tf.data.TFRecordDataset(str(path)):
+      event = tf.compat.v1.Event.FromString(record.numpy())
       tags |= {value.tag for value in event.summary.value}
   assert {"loss", "learning_rate", "clips_per_second", "mAP", "mAUC"} <= tags
+
+
+def test_the_curves_can_be_drawn(trained, tmp_path):
+  picture = tmp_path / "curves.png"
+  command.succeed(
+    "tools/plot_curves.py", f"--output={picture}", trained[0] / "run"
+  )
+  assert picture.read_bytes().startswith(b"\x89PNG")
+  assert "no run" in command.fail(
+    "tools/plot_curves.py", f"--output={picture}", tmp_path
+  )
 
 
 def test_the_saved_config_is_a_gin_file_of_the_same_run(trained):
@@ -224,14 +236,11 @@ def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):
 
 def test_a_broken_record_is_named(tmp_path):
   (tmp_path / "records").mkdir()
-  toy.write_dataset(tmp_path / "records")
-  path = tmp_path / "records" / "train-00000-of-00003.tfrecord"
-  with tf.io.TFRecordWriter(str(path)) as writer:
-    for _ in range(8):
-      writer.write(
-        records.serialize_encoded("bad7", b"fLaC broken", 16000, [0], "flac")
-      )
-  assert "clip bad7: cannot be decoded" in command.fail(*_arguments(tmp_path))
+  toy.write_dataset(tmp_path / "records", broken="train7")
+  error = command.fail(*_arguments(tmp_path))
+  assert error == (
+    "train: error: clip train7: cannot be decoded: Format not recognised."
+  )
 
 
 @pytest.mark.parametrize("gin_file", config.shipped_gin_files())

@@ -54,7 +54,9 @@ def read_audio(
         frames = int((max_seconds + _MARGIN_SECONDS) * rate_hz) + 1
       channels = file.read(frames, dtype="float32", always_2d=True)
   except (soundfile.SoundFileError, OSError, TypeError) as e:
-    reason = "no such file" if not os.path.exists(path) else e
+    reason = getattr(e, "error_string", e)  # libsndfile's own words.
+    if not os.path.exists(path):
+      reason = "no such file"
     raise AudioError(f"{path}: cannot be read as audio ({reason})") from e
   if not len(channels):
     raise AudioError(f"{path}: holds no samples")

@@ -7,8 +7,10 @@ Nothing here imports TensorFlow, so that flags are answered at once.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -56,10 +58,11 @@ def run(
     sys.exit(main(arguments) if positional else main())
   except KeyboardInterrupt:
     print(f"\n{prog}: interrupted", file=sys.stderr)
-    sys.exit(_INTERRUPTED)
+    _exit_now(_INTERRUPTED)
   except Exception as e:
     if FLAGS.debug or not _has_a_message(e):
-      raise
+      traceback.print_exc()
+      _exit_now(_ERROR)
     _fail(prog, e)
 
 
@@ -82,9 +85,23 @@ def _has_a_message(error: Exception) -> bool:
 
 
 def _fail(prog: str, error: Exception) -> None:
-  # Behind the first line come a graph's nodes or gin's call stack.
-  lines = [line.strip() for line in str(error).splitlines()]
-  message = next(filter(None, lines), type(error).__name__)
-  message = re.sub(r"^(\{\{.*?\}\} *)+", "", message)
-  print(f"{prog}: error: {message}", file=sys.stderr)
-  sys.exit(_ERROR)
+  print(f"{prog}: error: {_first_line(str(error))}", file=sys.stderr)
+  _exit_now(_ERROR)
+
+
+def _first_line(message: str) -> str:
+  """The line that tells, without a graph's nodes or gin's call stack."""
+  # TensorFlow puts the place before the reason, indented or under a heading.
+  headings = ("Graph execution error", "Detected at node", "<stack traces")
+  for line in message.splitlines():
+    if line.strip() and line[0] not in " \t" and not line.startswith(headings):
+      return re.sub(r"^(\{\{.*?\}\} *)*(ValueError: )?", "", line.strip())
+  return message.strip() or "unknown"
+
+
+def _exit_now(code: int) -> None:
+  # Not sys.exit: with a traceback alive, the input pipeline's threads can wait
+  # forever for an interpreter that is already shutting down.
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)

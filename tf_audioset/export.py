@@ -135,8 +135,8 @@ def _newest_version(directory: str) -> str:
     if tf.saved_model.contains_saved_model(newest):
       return newest
   raise ValueError(
-    f"{directory}: no SavedModel there (no saved_model.pb). Training writes one "
-    "to WORKDIR/saved_model."
+    f"{directory}: no SavedModel there (no saved_model.pb). Training writes "
+    "one to WORKDIR/saved_model."
   )
 
 

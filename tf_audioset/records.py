@@ -169,8 +169,8 @@ def _slice(samples, crop, place):
 
 def _decode_flac(clip_id, audio, crop, place):
   """Reads the crop of a FLAC file in memory; runs outside the graph."""
-  # Bytes in a graph, arrays of no dimensions when executed eagerly.
-  clip_id, audio = np.asarray(clip_id).item(), np.asarray(audio).item()
+  if not isinstance(audio, bytes):  # Executed eagerly: arrays of no dimension.
+    clip_id, audio = clip_id.item(), audio.item()
   try:
     with soundfile.SoundFile(io.BytesIO(audio)) as file:
       if (file.samplerate, file.channels) != (SAMPLE_RATE_HZ, 1):
@@ -188,7 +188,8 @@ def _decode_flac(clip_id, audio, crop, place):
     return samples
   except (soundfile.SoundFileError, ValueError) as e:
     name = clip_id.decode() or "(a record without an id)"
-    raise ValueError(f"clip {name}: cannot be decoded: {e}") from None
+    reason = getattr(e, "error_string", e)  # libsndfile's own words.
+    raise ValueError(f"clip {name}: cannot be decoded: {reason}") from None
 
 
 def _decode_flac_in_graph(record):
@@ -224,7 +225,9 @@ class SplitInfo:
 
   num_clips: int
   total_seconds: float
-  shards: list[dict[str, int | str]]  # {"file": name, "num_clips": count}
+  shards: list[
+    dict[str, int | str]
+  ]  # {"file", "num_clips", "num_bytes"} of each.
   ids_sha256: str  # Of the sorted ids, joined by newlines.
 
 
@@ -324,12 +327,17 @@ def find_split(data_dir: str, split: str) -> Split:
     )
   shards = info.splits[split].shards
   files = [os.path.join(data_dir, shard["file"]) for shard in shards]
-  missing = [file for file in files if not tf.io.gfile.exists(file)]
-  if missing:
-    raise ValueError(
-      f"{missing[0]}: this shard is missing, one of {len(missing)} that "
-      f"{INFO_FILE} lists and the folder lacks."
-    )
+  for file, shard in zip(files, shards):
+    if not tf.io.gfile.exists(file):
+      raise ValueError(
+        f"{file}: this shard is listed in {INFO_FILE}, but missing."
+      )
+    num_bytes = tf.io.gfile.stat(file).length
+    if num_bytes != shard["num_bytes"]:
+      raise ValueError(
+        f"{file}: {num_bytes} bytes, where {INFO_FILE} says "
+        f"{shard['num_bytes']}: a broken copy, or of another preparation."
+      )
   return Split(files, info.splits[split].num_clips, "", info.classes)
 
 

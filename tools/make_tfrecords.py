@@ -162,7 +162,7 @@ class _ShardWriter:
     self.num_samples = 0
 
   def next_clip(self) -> None:
-    """Counts a clip, readable or not, and opens its shard if it is the first."""
+    """Counts a clip, readable or not; its shard's first opens the shard."""
     if self._num_seen % self._shard_size == 0:
       import tensorflow as tf
 
@@ -192,8 +192,9 @@ class _ShardWriter:
     for old in self._folder.glob(f"{self._split}-*-of-*.tfrecord"):
       old.unlink()
     for shard in self._shards:
-      name = shard["file"]
-      (self._folder / f".{name}.tmp").rename(self._folder / name)
+      path = self._folder / shard["file"]
+      (self._folder / f".{path.name}.tmp").rename(path)
+      shard["num_bytes"] = path.stat().st_size
     return self._shards
 
 
@@ -383,7 +384,8 @@ def _from_manifest():
     raise ValueError(f"--labels_map={path}: not label -> index: {e}") from e
   if not rows or not {"files", "labels"} <= set(rows[0]):
     raise ValueError(
-      f"{FLAGS.manifest_csv}: the first line must name the columns files,labels."
+      f"{FLAGS.manifest_csv}: the first line must name the columns "
+      "files,labels."
     )
   file_column, label_column = rows[0].index("files"), rows[0].index("labels")
   folder = pathlib.Path(FLAGS.manifest_csv).parent

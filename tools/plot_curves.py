@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws loss and validation mAP of one or more runs, as a picture.
+
+  python tools/plot_curves.py --output=curves.png WORKDIR...
+
+Needs matplotlib (pip install 'tf_audioset[plot]').
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from tf_audioset import cli
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("output", None, "The picture to write: .png, .pdf, .svg.")
+
+
+def main(workdirs: list[str]) -> None:
+  # Imported late: a mistake in the flags is answered at once.
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+  for workdir in workdirs:
+    name = pathlib.Path(workdir).resolve().name
+    axes[0].plot(*_curve(workdir, "train", "loss"), label=name)
+    steps, values = _curve(workdir, "validation", "mAP")
+    axes[1].plot(steps, values, label=f"{name}, last {values[-1]:.3f}")
+  axes[0].set(title="Training loss", xlabel="step", yscale="log")
+  axes[0].set_ylabel("sigmoid cross-entropy, mean over classes")
+  axes[1].set(title="Validation, centre crops", xlabel="step", ylabel="mAP")
+  axes[1].set_ylim(0, 1)
+  for ax in axes:
+    ax.grid(alpha=0.3)
+    ax.legend()
+  figure.savefig(FLAGS.output, dpi=100)
+  print(f"wrote {FLAGS.output}")
+
+
+def _curve(workdir: str, writer: str, tag: str):
+  """Steps and values of a scalar; a resumed run's later values win."""
+  import tensorflow as tf
+
+  points = {}
+  folder = pathlib.Path(workdir, "summaries", writer)
+  for path in sorted(folder.glob("events.*")):
+    for record in tf.data.TFRecordDataset(str(path)):
+      event = tf.compat.v1.Event.FromString(record.numpy())
+      for value in event.summary.value:
+        if value.tag == tag:
+          points[event.step] = float(tf.make_ndarray(value.tensor))
+  if not points:
+    raise ValueError(f"{workdir}: no run, or one without a first {tag} yet.")
+  return zip(*sorted(points.items()))
+
+
+if __name__ == "__main__":
+  cli.run(main, prog="plot_curves", required=["output"], positional="WORKDIR")
