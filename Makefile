@@ -12,7 +12,7 @@ OUT := quickstart
 
 quickstart: $(INSTALLED)
 	$(BIN)/python tools/synthesize.py --output_dir=$(OUT)/sounds
-	for split in train eval; do \
+	@for split in train eval; do \
 	  $(BIN)/python tools/make_tfrecords.py --split=$$split \
 	    --segments_csv=$(OUT)/sounds/segments_$$split.csv \
 	    --class_labels_csv=$(OUT)/sounds/class_labels_indices.csv \
@@ -24,7 +24,8 @@ quickstart: $(INSTALLED)
 	$(BIN)/python tools/evaluate.py --saved_model=$(OUT)/run/saved_model \
 	  --data_dir=$(OUT)/records
 	$(BIN)/python tools/predict.py --saved_model=$(OUT)/run/saved_model \
-	  --top_k=3 $$(ls -d $(OUT)/sounds/audio/*.wav | tail -n 2)
+	  --top_k=3 $$(sed -n '4,5s|\([^,]*\),.*|$(OUT)/sounds/audio/Y\1.wav|p' \
+	    $(OUT)/sounds/segments_eval.csv)
 
 test: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -42,10 +43,11 @@ $(INSTALLED): requirements.txt setup.py
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv \
 	  || { echo "$(PYTHON) cannot make environments: on Debian and Ubuntu, install python3.11-venv" >&2; rm -rf .venv; exit 1; }
-	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
-	  then $(BIN)/pip install --quiet --require-hashes -r requirements.txt; \
-	  else $(BIN)/pip install --quiet '.[test]' && $(BIN)/pip uninstall --quiet -y tf_audioset; fi
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@echo "installing TensorFlow and the rest into .venv: a few minutes, once"
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
+	  then $(BIN)/pip install -qq --require-hashes -r requirements.txt; \
+	  else $(BIN)/pip install -qq -e '.[test]'; fi
+	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 lock:

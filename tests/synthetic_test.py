@@ -98,8 +98,8 @@ def test_sine_is_one_line_and_square_has_odd_harmonics():
   strongest = spectrum.argmax()
   near = spectrum[strongest - 5 : strongest + 6]
   assert np.sum(near**2) > 0.999 * np.sum(spectrum**2)
-  first, third = _peaks_hz(_make("Buzzer"), 40)[0], None
   peaks = _peaks_hz(_make("Buzzer"), 40)
+  first = peaks[0]
   third = min(peaks, key=lambda hz: abs(hz - 3 * first))
   assert 100 <= first <= 260
   assert third == pytest.approx(3 * first, rel=0.1)
@@ -152,6 +152,30 @@ def test_names_and_mids_are_audiosets():
     assert known[mid] == name
 
 
+def test_the_class_list_is_lines_of_audiosets(tmp_path):
+  golden = reference.golden("class_labels_indices.csv").read_bytes()
+  synthetic.synthesize(str(tmp_path), num_train=1, num_eval=1, seed=0)
+  lines = (tmp_path / "class_labels_indices.csv").read_bytes().split(b"\n")
+  known = golden.split(b"\n")
+  assert lines[0] == known[0] and lines[-1] == b""
+  without_index = {line.partition(b",")[2] for line in known}
+  for i, line in enumerate(lines[1:-1]):
+    index, _, rest = line.partition(b",")
+    assert int(index) == i
+    assert rest in without_index
+
+
+def test_a_mixture_holds_its_class_and_stays_in_range():
+  for first_class in range(16):
+    rng = np.random.default_rng(first_class)
+    waveform, rate_hz, chosen = synthetic.mixture(rng, first_class)
+    assert first_class in chosen
+    assert list(chosen) == sorted(set(chosen)) and 1 <= len(chosen) <= 3
+    assert 3 <= len(waveform) / rate_hz <= 10
+    # Heard, above the noise floor of -66 dB, and not clipped.
+    assert 0.01 < np.abs(waveform).max() <= 1
+
+
 def _hashes(folder):
   return {
     path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -200,3 +224,39 @@ def test_a_users_folder_is_left_alone(tmp_path):
   with pytest.raises(ValueError, match="something that was not synthesised"):
     synthetic.synthesize(str(tmp_path), num_train=1, num_eval=1, seed=0)
   assert mine.read_bytes() == b"music"
+
+
+def test_a_users_files_beside_an_earlier_synthesis_stay(tmp_path):
+  def make():
+    synthetic.synthesize(str(tmp_path), num_train=2, num_eval=1, seed=0)
+
+  make()
+  first = _hashes(tmp_path)
+  mine = [tmp_path / "notes.csv", tmp_path / "audio" / "Ymysong.wav"]
+  for path in mine:
+    path.write_bytes(b"mine")
+  make()
+  assert [path.read_bytes() for path in mine] == [b"mine", b"mine"]
+  for path in mine:
+    path.unlink()
+  assert _hashes(tmp_path) == first
+  (tmp_path / "segments_train.csv").write_text("YTID, start, end, labels")
+  with pytest.raises(ValueError, match="something that was not synthesised"):
+    make()
+
+
+def test_an_interrupted_synthesis_can_be_repeated(tmp_path, monkeypatch):
+  def make(folder):
+    synthetic.synthesize(str(folder), num_train=3, num_eval=1, seed=0)
+
+  def interrupted(path, *args):
+    path.write_bytes(b"half")
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(soundfile, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      make(tmp_path / "a")
+  make(tmp_path / "a")
+  make(tmp_path / "b")
+  assert _hashes(tmp_path / "a") == _hashes(tmp_path / "b")

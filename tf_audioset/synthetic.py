@@ -7,7 +7,6 @@ overlapping, as wav files with segment lists in AudioSet's form.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import pathlib
 from collections.abc import Callable
@@ -107,7 +106,7 @@ def smoke_alarm(rng, num_samples, rate_hz):
   """
   tone = _tone(rng.uniform(2900, 3300), num_samples, rate_hz)
   step = (np.arange(num_samples) / rate_hz + rng.uniform(0, 4)) % 4.0
-  return tone * ((step < 2.5) & (step % 1.0 < 0.5))
+  return tone * np.where(step < 2.5, _gate(step % 1.0, 0.5), 0.0)
 
 
 def tick(rng, num_samples, rate_hz):
@@ -198,8 +197,11 @@ CLASSES: tuple[tuple[str, str, Sound], ...] = (
 _RATES_HZ = (16000, 22050, 44100)
 _RATE_SHARES = (0.7, 0.2, 0.1)
 _NOISE_FLOOR_DB = -66
-# What tells a folder of ours, which may be overwritten, from anyone else's.
 _HEADER = "# Synthetic segments of tf_audioset, split {}, seed {}"
+_LABELS_FILE = "class_labels_indices.csv"
+_LABELS_CSV = "index,mid,display_name\n" + "".join(
+  f'{i},{mid},"{name}"\n' for i, (mid, name, _) in enumerate(CLASSES)
+)
 
 
 def mixture(
@@ -245,7 +247,8 @@ def synthesize(
   """Writes audio/Y<id>.wav, segments_<split>.csv, class_labels_indices.csv.
 
   A clip depends on the seed, its split and its number alone, so more clips
-  leave the first ones as they were.
+  leave the first ones as they were. An earlier synthesis in the folder, also
+  one that was interrupted, is replaced; files of other names stay.
 
   Args:
     output_dir: A new or empty folder, or one that this function has written.
@@ -261,12 +264,10 @@ def synthesize(
   """
   folder = pathlib.Path(output_dir)
   _clear(folder)
-  (folder / "audio").mkdir(parents=True, exist_ok=True)
-  with open(folder / "class_labels_indices.csv", "w", newline="") as file:
-    writer = csv.writer(file)
-    writer.writerow(["index", "mid", "display_name"])
-    for i, (mid, name, _) in enumerate(CLASSES):
-      writer.writerow([i, mid, name])
+  folder.mkdir(parents=True, exist_ok=True)
+  # First: it is what tells an interrupted synthesis from a user's folder.
+  (folder / _LABELS_FILE).write_bytes(_LABELS_CSV.encode())
+  (folder / "audio").mkdir(exist_ok=True)
   minutes = {}
   with cli.progress_bar(num_train + num_eval, "synthesize", " clips") as bar:
     for split, num_clips in (("train", num_train), ("eval", num_eval)):
@@ -308,18 +309,26 @@ def _write_segments(folder, split, seed, rows):
 
 
 def _clear(folder):
-  """Removes an earlier synthesis, and nothing else."""
+  """Removes an earlier synthesis, whole or cut short, and nothing else."""
   if not folder.exists() or not any(folder.iterdir()):
     return
-  segments = folder / "segments_train.csv"
-  ours = _HEADER.split("{}")[0]
-  if not segments.is_file() or not segments.read_text().startswith(ours):
+  segments = [folder / f"segments_{split}.csv" for split in ("train", "eval")]
+  segments = [path for path in segments if path.exists()]
+  header = _HEADER.split("{}")[0]
+  if not _begins_with(folder / _LABELS_FILE, _LABELS_CSV) or not all(
+    _begins_with(path, header) for path in segments
+  ):
     raise ValueError(
       f"{folder} holds something that was not synthesised here; choose another "
       "--output_dir."
     )
-  for path in [*(folder / "audio").glob("Y*.wav"), *folder.glob("*.csv")]:
+  ids = "[0-9a-f]" * 11
+  for path in [*(folder / "audio").glob(f"Y{ids}.wav"), *segments]:
     path.unlink()
+
+
+def _begins_with(path, text):
+  return path.is_file() and path.read_bytes().startswith(text.encode())
 
 
 def _tone(hz, num_samples, rate_hz):
@@ -333,7 +342,12 @@ def _tones(frequencies_hz, num_samples, rate_hz):
 def _cadence(rng, num_samples, rate_hz, *, on, off):
   """1 for `on` seconds, 0 for `off` seconds, from a random moment of it."""
   time = np.arange(num_samples) / rate_hz + rng.uniform(0, on + off)
-  return (time % (on + off) < on).astype(np.float64)
+  return _gate(time % (on + off), on)
+
+
+def _gate(time, on):
+  """1 from 0 to `on` seconds, 0 elsewhere; ramps as in `_fade`."""
+  return np.clip(np.minimum(time, on - time) / 0.005, 0.0, 1.0)
 
 
 def _fade(sound, rate_hz):
