@@ -207,6 +207,7 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("train.num_epochs = 0", "at least 1"),
     ("ResNet.depth = 19", "depth is 19"),
     ("Mixup.alpha = -1", "alpha is -1"),
+    ("Pipeline.padding = 'mirror'", "'mirror'"),
   ],
 )
 def test_a_mistake_in_the_configuration_is_refused(
@@ -222,6 +223,33 @@ def test_a_mistake_in_the_configuration_is_refused(
     )
   assert str(error.value).splitlines()[0]
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("binding", "message"),
+  [
+    ("train.num_epochs = 'two'", "a value of train in gin?"),
+    ("wrong/Tagger.dropout_rate = 0.1", "nothing uses wrong/Tagger"),
+    ("train.schedule = @gin.REQUIRED", "gin"),
+  ],
+)
+def test_a_mistake_in_the_configuration_is_one_line(
+  trained, tmp_path, binding, message
+):
+  (tmp_path / "records").symlink_to(trained[0] / "records")
+  assert message in command.fail(*_arguments(tmp_path, binding))
+
+
+def test_an_experiment_without_a_model_is_one_line(trained, tmp_path):
+  (tmp_path / "records").symlink_to(trained[0] / "records")
+  error = command.fail(
+    "-m",
+    "tf_audioset.train",
+    "--gin_file=gin/base.gin",
+    f"--data_dir={tmp_path / 'records'}",
+    f"--workdir={tmp_path / 'run'}",
+  )
+  assert "Required bindings" in error
 
 
 def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):

@@ -81,11 +81,17 @@ def _has_a_message(error: Exception) -> bool:
   kinds = (ValueError, OSError)
   if "tensorflow" in sys.modules:
     kinds += (sys.modules["tensorflow"].errors.OpError,)
-  return isinstance(error, kinds)
+  # gin says so when it has passed on a value of a wrong type, or lacks one.
+  of_gin = ("call to configurable", "Required bindings")
+  return isinstance(error, kinds) or any(x in str(error) for x in of_gin)
 
 
 def _fail(prog: str, error: Exception) -> None:
-  print(f"{prog}: error: {_first_line(str(error))}", file=sys.stderr)
+  line = _first_line(str(error))
+  configurable = re.search(r"call to configurable '(\w+)'", str(error))
+  if isinstance(error, TypeError) and configurable:
+    line += f" (a value of {configurable[1]} in gin?)"
+  print(f"{prog}: error: {line}", file=sys.stderr)
   _exit_now(_ERROR)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains a tagger: restore, step, summarise, evaluate, save, export.
+r"""Trains a tagger: restore, step, summarise, evaluate, save, export.
 
   python -m tf_audioset.train --gin_file=gin/efficientnet_b0.gin \
       --data_dir=DIR --workdir=DIR [--tpu=NAME] [--gin_bindings='a.b = 1']...
