@@ -24,7 +24,7 @@ def _trainer(strategy=None, *, jit_compile=False, augmented=False, seed=0):
     tf.keras.utils.set_random_seed(1)
     model = tagger.Tagger(
       3,
-      frontend=features.LogMel(),
+      frontend=features.LogMel(engine="matmul" if jit_compile else "auto"),
       backbone=toy.MeanBackbone(),
       spec_augment=augment.SpecAugment() if augmented else None,
       mixup=augment.Mixup(0.8) if augmented else None,

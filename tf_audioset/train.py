@@ -77,7 +77,6 @@ def train(
   validation_split: str = "eval",
   checkpoints_to_keep: int = 3,
   exported: str = "last",
-  jit_compile: bool = False,
 ) -> metrics.Metrics:
   """Trains from the last checkpoint, or from scratch, to the end.
 
@@ -100,7 +99,6 @@ def train(
     checkpoints_to_keep: The newest so many stay.
     exported: "last" or "best" (by validation mAP, which then is no longer an
       unbiased estimate).
-    jit_compile: XLA for the step; see `Trainer`.
 
   Returns:
     The metrics of the last evaluation.
@@ -162,7 +160,6 @@ def train(
     optimizer,
     global_batch_size=global_batch_size,
     seed=seed,
-    jit_compile=jit_compile,
   )
   evaluator = evaluation.Evaluator(
     strategy,

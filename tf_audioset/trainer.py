@@ -29,8 +29,9 @@ class Trainer:
       optimizer: Created in the strategy's scope; its `iterations` is the step.
       global_batch_size: The loss is averaged over this many clips.
       seed: Of augmentation, dropout and stochastic depth.
-      jit_compile: Compile the step with XLA. A TPU does so in any case; on a
-        CPU it slows convolutions down.
+      jit_compile: Compile the step with XLA; the front end's engine must be
+        "matmul" then. A TPU does so in any case; on a CPU it slows
+        convolutions down.
     """
     self._strategy = strategy
     self._tagger = tagger
