@@ -33,7 +33,6 @@ from tf_audioset import (
   evaluation,
   export,
   features,  # noqa: F401
-  metrics,
   optimization,
   records,
   trainer,
@@ -77,7 +76,7 @@ def train(
   validation_split: str = "eval",
   checkpoints_to_keep: int = 3,
   exported: str = "last",
-) -> metrics.Metrics:
+) -> None:
   """Trains from the last checkpoint, or from scratch, to the end.
 
   Args:
@@ -99,9 +98,6 @@ def train(
     checkpoints_to_keep: The newest so many stay.
     exported: "last" or "best" (by validation mAP, which then is no longer an
       unbiased estimate).
-
-  Returns:
-    The metrics of the last evaluation.
 
   Raises:
     ValueError: If the data, the configuration and the checkpoints do not fit.
