@@ -17,10 +17,12 @@ setup(
   description="AudioSet tagging in TensorFlow 2: train, evaluate, serve.",
   license="Apache-2.0",
   packages=find_packages(include=["tf_audioset", "tf_audioset.*"]),
+  package_data={"tf_audioset": ["audioset_classes.csv"]},
   python_requires=">=3.9,<3.12",
   install_requires=[
     "absl-py>=1.4",
     "gin-config>=0.5,<0.6",
+    "msgpack>=1.0",
     # TensorFlow 2.15 is built against NumPy 1.
     "numpy>=1.23.5,<2",
     "scikit-learn>=1.2",

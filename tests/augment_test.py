@@ -11,21 +11,45 @@ from tf_audioset import augment
 _SEED = tf.constant([3, 4])
 
 
-def test_one_mask_has_uniform_width_and_start():
-  mask = augment.SpecAugment(
-    num_freq_masks=0, num_time_masks=1, max_time_frames=4, mask_value=0.0
-  )
-  out = mask(tf.ones([20000, 10, 2]), _SEED).numpy()
-  assert (out[:, :, 0] == out[:, :, 1]).all()  # Time masks cover every band.
+@pytest.mark.parametrize("kind", ["freq", "time"])
+def test_one_mask_has_uniform_width_and_start(kind):
+  one = dict(num_freq_masks=0, num_time_masks=0, mask_value=0.0)
+  one[f"num_{kind}_masks"] = 1
+  mask = augment.SpecAugment(**one, max_freq_bands=4, max_time_frames=4)
+  shape = {"time": [20000, 10, 2], "freq": [20000, 2, 10]}[kind]
+  out = mask(tf.ones(shape), _SEED).numpy()
+  if kind == "freq":
+    out = out.transpose(0, 2, 1)
+  assert (out[:, :, 0] == out[:, :, 1]).all()  # It covers the other axis.
   masked = out[:, :, 0] == 0
   widths = masked.sum(axis=1)
   counts = np.bincount(widths, minlength=5)
   assert scipy.stats.chisquare(counts).pvalue > 1e-3
-  # A mask of 4 in 10 frames starts at 0 ... 6; a stretch has no holes.
-  starts = masked[widths == 4].argmax(axis=1)
-  assert scipy.stats.chisquare(np.bincount(starts, minlength=7)).pvalue > 1e-3
-  ends = masked[widths == 4][:, ::-1].argmax(axis=1)
-  assert (starts + 4 + ends == 10).all()
+  for width in range(1, 5):
+    # In 10 places it starts at 0 ... 10 - width; a stretch has no holes.
+    starts = masked[widths == width].argmax(axis=1)
+    counts = np.bincount(starts, minlength=11 - width)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+    ends = masked[widths == width][:, ::-1].argmax(axis=1)
+    assert (starts + width + ends == 10).all()
+  # Each example's own: neighbours tell nothing of each other.
+  table = scipy.stats.contingency.crosstab(widths[::2], widths[1::2]).count
+  assert scipy.stats.chi2_contingency(table).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("num_masks", [0, 1, 2, 3])
+def test_the_number_of_masks(num_masks):
+  mask = augment.SpecAugment(
+    num_freq_masks=0, num_time_masks=num_masks, max_time_frames=1
+  )
+  out = mask(tf.ones([20000, 1000, 1]), _SEED).numpy()
+  # Widths 0 or 1, and 1000 places: hardly two on one. So binomial.
+  counts = np.bincount((out[:, :, 0] == 0).sum(axis=1), minlength=num_masks + 1)
+  expected = 20000 * scipy.stats.binom.pmf(
+    np.arange(num_masks + 1), num_masks, 0.5
+  )
+  np.testing.assert_allclose(counts, expected, atol=4 * np.sqrt(20000) / 2)
+  assert len(counts) == num_masks + 1
 
 
 def test_masks_of_both_kinds_and_their_number():

@@ -37,6 +37,49 @@ def test_a_misspelt_scope_is_refused():
     config.check_all_used()
 
 
+@gin.configurable
+def draw(tool):
+  return tool()
+
+
+@gin.register
+def pencil(hardness=2):
+  return hardness
+
+
+@gin.register
+def brush(width=1):
+  return width
+
+
+_FILE = "draw.tool = @pencil\npencil.hardness = 3  # @brush comes later\n"
+
+
+def test_a_replaced_part_may_keep_its_bindings_in_the_file(tmp_path):
+  (tmp_path / "base.gin").write_text(_FILE)
+  file = tmp_path / "top.gin"
+  file.write_text(f"include '{tmp_path / 'base.gin'}'\n")
+  config.load([str(file)], ["draw.tool = @brush", "brush.width = 4"])
+  assert draw() == 4
+  config.check_all_used()
+
+
+@pytest.mark.parametrize(
+  ("bindings", "message"),
+  [
+    (["draw.tool = @brush", "pencil.hardness = 4"], "pencil.hardness"),
+    (["brush.width = 4"], "brush.width"),
+    (["soft/pencil.hardness = 4"], "soft/pencil.hardness"),
+  ],
+)
+def test_other_unused_bindings_are_refused(tmp_path, bindings, message):
+  (tmp_path / "base.gin").write_text(_FILE)
+  config.load([str(tmp_path / "base.gin")], bindings)
+  draw()
+  with pytest.raises(ValueError, match=message):
+    config.check_all_used()
+
+
 def test_a_missing_file_names_the_shipped_ones():
   with pytest.raises(ValueError, match="no.gin.*gin/resnet18.gin"):
     config.load(["no.gin"])

@@ -2,6 +2,7 @@
 """Order, crops, padding and completeness of the batches."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -102,6 +103,54 @@ def test_two_hosts_share_the_stream(folder):
   assert both.shape == (24, 8000)
   alone = np.concatenate([w for w, _ in _training(folder, 3)])
   assert {w.tobytes() for w in both} == {w.tobytes() for w in alone}
+
+
+def _ids(split):
+  return {
+    clip_id.decode()
+    for ids, _, _ in data.full_clips(
+      split, num_classes=3, batch_size=4, min_samples=1, padding="zero"
+    ).as_numpy_iterator()
+    for clip_id in ids
+  }
+
+
+def test_parts_by_the_hash_of_the_id_share_nothing_and_lose_nothing(folder):
+  split = records.find_split(folder, "train")
+  low, high = split.part(0, 40), split.part(40, 100)
+  assert low.num_clips + high.num_clips == 24
+  assert len(_ids(low)) == low.num_clips > 0
+  assert len(_ids(high)) == high.num_clips > 0
+  assert _ids(low) | _ids(high) == {f"train{i}" for i in range(24)}
+  # An epoch of a part is each of its clips once.
+  batches = data.Pipeline(crop_seconds=1.0).training(
+    high, num_classes=3, batch_size=1, seed=1
+  )
+  waveforms = [
+    w[0] for w, _ in batches.take(high.num_clips).as_numpy_iterator()
+  ]
+  sources = _sources(waveforms, _whole_clips("train", 24))
+  assert {f"train{clip}" for clip, _ in sources} == _ids(high)
+  batches = data.Pipeline().centre_crops(low, num_classes=3, batch_size=4)
+  index = np.concatenate([i for i, _, _ in batches.as_numpy_iterator()])
+  assert sorted(index[index >= 0]) == list(range(low.num_clips))
+
+
+def test_a_clip_stays_in_its_part_when_clips_are_added(folder, tmp_path):
+  toy.write_dataset(tmp_path, num_train=60, num_shards=2)
+  before = _ids(records.find_split(folder, "train").part(0, 40))
+  after = _ids(records.find_split(str(tmp_path), "train").part(0, 40))
+  assert before == {i for i in after if int(i[len("train") :]) < 24}
+  assert before < after
+
+
+def test_a_part_without_clips_or_ids_is_refused(folder):
+  split = records.find_split(folder, "train")
+  empty = split.bucket_counts.index(0)
+  with pytest.raises(ValueError, match="24 clips are too few"):
+    split.part(empty, empty + 1)
+  with pytest.raises(ValueError, match="prepare it again"):
+    dataclasses.replace(split, bucket_counts=None).part(0, 50)
 
 
 def test_centre_crops_cover_every_clip_once(folder):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tests import command
-from tf_audioset import data, export, features, labels, tagger
+from tf_audioset import data, export, features, labels, losses, tagger
 from tf_audioset.models import resnet
 
 _CLASSES = labels.ClassList(("/m/a", "/m/b", "/m/c"), ("A, first", "B", "Ç"))
@@ -24,6 +24,7 @@ def _exported(tmp_path_factory):
     len(_CLASSES),
     frontend=features.LogMel(),
     backbone=resnet.ResNet(18, width=4),
+    loss=losses.MultiLabel(),
   )
   model(tf.zeros([1, _MIN_SAMPLES]))
   # Statistics as after training: at their start values nothing would show.

@@ -2,6 +2,8 @@
 """The class list and what is refused."""
 
 import csv
+import hashlib
+import pathlib
 
 import pytest
 
@@ -54,3 +56,12 @@ def test_a_malformed_list_is_refused(tmp_path, text, message):
 def test_a_missing_list_is_refused(tmp_path):
   with pytest.raises(ValueError, match="cannot read the class list"):
     labels.ClassList.from_csv(str(tmp_path / "none.csv"))
+
+
+def test_the_shipped_list_is_audiosets_file_to_the_byte():
+  path = pathlib.Path(labels.__file__).parent / "audioset_classes.csv"
+  # As five public projects have it.
+  assert hashlib.sha256(path.read_bytes()).hexdigest() == (
+    "cdd1049833c4b86127c2773ac0d14a2754b6a6d0d1798002ed5c66e699708429"
+  )
+  assert labels.ClassList.audioset().is_audioset

@@ -119,6 +119,7 @@ def test_audiosets_form_with_bad_files(audioset, tmp_path):
   joined = "\n".join(sorted(clips)).encode()
   expected_hash = hashlib.sha256(joined).hexdigest()
   assert info["splits"]["train"]["ids_sha256"] == expected_hash
+  assert sum(info["splits"]["train"]["bucket_counts"]) == len(clips)
 
 
 def test_a_manifest_in_audaxs_form_from_another_folder(tmp_path):

@@ -86,3 +86,11 @@ def test_a_perfect_class_does_not_make_the_mean_dprime_infinite():
 def test_bad_scores_are_refused(scores, message):
   with pytest.raises(ValueError, match=message):
     metrics.evaluate(scores, np.zeros([3, 2]))
+
+
+def test_top1_is_scikit_learns_accuracy_with_one_label_a_clip():
+  rng = np.random.default_rng(0)
+  scores, labels = rng.normal(size=(200, 5)), rng.integers(5, size=200)
+  expected = sklearn.metrics.accuracy_score(labels, scores.argmax(axis=1))
+  actual = metrics.evaluate(scores, np.eye(5)[labels]).summary()["top1"]
+  assert actual == pytest.approx(expected)

@@ -70,3 +70,153 @@ def test_a_warmup_as_long_as_the_run_is_refused():
 def test_an_unknown_implementation_is_refused():
   with pytest.raises(ValueError, match="'lion'.*addons"):
     optimization.adamw(_Table([0.0]), 0.0, implementation="lion")
+
+
+_STEPS = np.array([0, 1, 437, 871, 872, 5000, 8720, 8721, 17440, 30000, 43599])
+
+
+def _rates(schedule):
+  return [schedule(tf.constant(step, tf.int64)).numpy() for step in _STEPS]
+
+
+@pytest.mark.parametrize(
+  ("make", "of_keras"),
+  [
+    (
+      lambda **kwargs: optimization.WarmupConstant(**kwargs),
+      lambda step: 4e-3,
+    ),
+    (
+      lambda **kwargs: optimization.WarmupExponential(
+        **kwargs, decay_rate=0.9, decay_epochs=2.5
+      ),
+      tf.keras.optimizers.schedules.ExponentialDecay(4e-3, 872 * 2.5, 0.9),
+    ),
+    (
+      lambda **kwargs: optimization.WarmupStep(
+        **kwargs, boundary_epochs=[20, 35], decay_rate=0.1
+      ),
+      # Keras counts a boundary itself to the piece before it.
+      tf.keras.optimizers.schedules.PiecewiseConstantDecay(
+        [10 * 872 - 1.0, 25 * 872 - 1.0], [4e-3, 4e-4, 4e-5]
+      ),
+    ),
+    (
+      lambda **kwargs: optimization.WarmupCosine(**kwargs),
+      tf.keras.optimizers.schedules.CosineDecay(4e-3, 40 * 872),
+    ),
+  ],
+  ids=["constant", "exponential", "step", "cosine"],
+)
+def test_schedules_equal_keras_after_a_linear_warmup(make, of_keras):
+  schedule = make(
+    peak=4e-3, steps_per_epoch=872, num_epochs=50, warmup_epochs=10
+  )
+  expected = [
+    4e-3 * step / 8720 if step < 8720 else float(of_keras(step - 8720.0))
+    for step in _STEPS
+  ]
+  np.testing.assert_allclose(_rates(schedule), expected, rtol=1e-5)
+
+
+def test_without_a_warmup_the_first_step_has_the_peak():
+  schedule = optimization.WarmupConstant(0.5, 10, 5, warmup_epochs=0)
+  assert float(schedule(tf.constant(0, tf.int64))) == 0.5
+
+
+_SHAPES = {"dense/kernel": [4, 3], "dense/bias": [3], "norm/gamma": [3]}
+
+
+def _trajectory(make, strategy=None):
+  """Three updates of a kernel, a bias and a scale: values by name."""
+  rng = np.random.default_rng(0)
+  start = {n: rng.normal(size=s) for n, s in _SHAPES.items()}
+  gradients = [
+    {n: rng.normal(size=s) for n, s in _SHAPES.items()} for _ in range(3)
+  ]
+  strategy = strategy or tf.distribute.get_strategy()
+  with strategy.scope():
+    optimizer = make()
+    variables = {
+      n: tf.Variable(value, name=n, dtype=tf.float32)
+      for n, value in start.items()
+    }
+    optimization.create_slots(optimizer, list(variables.values()))
+  for gradient in gradients:
+    constants = [tf.constant(g, tf.float32) for g in gradient.values()]
+    strategy.run(
+      lambda constants=constants: optimization.apply_summed_gradients(
+        optimizer, constants, list(variables.values())
+      )
+    )
+  return start, gradients, {n: v.numpy() for n, v in variables.items()}
+
+
+def _rate():
+  return _Table([0.1, 0.02, 0.05])
+
+
+_EXCLUDING = {
+  "adamw, addons": lambda keep: optimization.adamw(
+    _rate(), 0.3, decay_norms_and_biases=keep
+  ),
+  "adamw, keras": lambda keep: optimization.adamw(
+    _rate(), 0.3, decay_norms_and_biases=keep, implementation="keras"
+  ),
+  "sgd": lambda keep: optimization.sgd(
+    _rate(), weight_decay=0.3, decay_norms_and_biases=keep
+  ),
+}
+
+
+@pytest.mark.parametrize("name", _EXCLUDING)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_norms_and_biases_can_be_left_without_decay(name, replicas):
+  strategy = None
+  if replicas == 2:
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+  make = _EXCLUDING[name]
+  _, _, everything = _trajectory(lambda: make(True))
+  _, _, kernels = _trajectory(lambda: make(False), strategy)
+  without = {
+    "sgd": lambda: optimization.sgd(_rate()),
+    "adamw, addons": lambda: optimization.adamw(_rate(), 0.0),
+    "adamw, keras": lambda: optimization.adamw(_rate(), 0.0),
+  }[name]
+  _, _, nothing = _trajectory(without)
+  for variable, value in kernels.items():
+    like = everything if "kernel" in variable else nothing
+    np.testing.assert_allclose(value, like[variable], atol=1e-5)
+    other = nothing if "kernel" in variable else everything
+    assert np.abs(value - other[variable]).max() > 1e-3
+
+
+def test_lamb_equals_numpy():
+  start, gradients, actual = _trajectory(
+    lambda: optimization.lamb(_rate(), 0.3, decay_norms_and_biases=False)
+  )
+  for name, p in start.items():
+    m = v = 0.0
+    for t, (gradient, rate) in enumerate(zip(gradients, (0.1, 0.02, 0.05)), 1):
+      m = 0.9 * m + 0.1 * gradient[name]
+      v = 0.999 * v + 0.001 * gradient[name] ** 2
+      update = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6)
+      if "kernel" in name:
+        update += 0.3 * p
+        update *= np.linalg.norm(p) / np.linalg.norm(update)
+      p = p - rate * update
+    np.testing.assert_allclose(actual[name], p, atol=1e-5)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_equals_numpy(nesterov):
+  start, gradients, actual = _trajectory(
+    lambda: optimization.sgd(_rate(), nesterov=nesterov, weight_decay=0.3)
+  )
+  for name, p in start.items():
+    velocity = 0.0
+    for gradient, rate in zip(gradients, (0.1, 0.02, 0.05)):
+      p = p - rate * 0.3 * p
+      velocity = 0.9 * velocity - rate * gradient[name]
+      p = p + (0.9 * velocity - rate * gradient[name] if nesterov else velocity)
+    np.testing.assert_allclose(actual[name], p, atol=1e-5)

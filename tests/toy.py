@@ -65,6 +65,9 @@ def write_dataset(
       total_seconds=num_clips * num_samples / 16000,
       shards=shards,
       ids_sha256="",
+      bucket_counts=records.count_buckets(
+        [f"{split}{i}" for i in range(num_clips)]
+      ),
     )
   records.write_dataset_info(
     str(folder),

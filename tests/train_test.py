@@ -12,7 +12,7 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, toy
-from tf_audioset import config, distribution, export, train
+from tf_audioset import audax, config, distribution, export, train
 
 _SMALL = (
   "train.global_batch_size = 8",
@@ -208,6 +208,11 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("ResNet.depth = 19", "depth is 19"),
     ("Mixup.alpha = -1", "alpha is -1"),
     ("Pipeline.padding = 'mirror'", "'mirror'"),
+    ("train.holdout_percent = 100", "is 100, allowed is 0 to 99"),
+    ("train.training_percent = 0", "is 0, allowed is 1 to 100"),
+    ("train.precision = 'float16'", "'float16'.*mixed_bfloat16"),
+    ("train.initial_checkpoint = 'none'", "none is no checkpoint of this"),
+    ("MultiLabel.label_smoothing = 2", "label_smoothing is 2"),
   ],
 )
 def test_a_mistake_in_the_configuration_is_refused(
@@ -252,6 +257,71 @@ def test_an_experiment_without_a_model_is_one_line(trained, tmp_path):
   assert "Required bindings" in error
 
 
+def test_every_other_choice_of_the_recipe_runs_together(trained, tmp_path):
+  (tmp_path / "records").symlink_to(trained[0] / "records")
+  small = [line for line in _SMALL if not line.startswith("WarmupCosine")]
+  bindings = (
+    "Tagger.loss = @MultiClass()",
+    "MultiClass.label_smoothing = 0.1",
+    "Tagger.frontend = @LogSpectrogram()",
+    "LogSpectrogram.fft_samples = 512",
+    "train.optimizer = @lamb",
+    "lamb.weight_decay = 0.1",
+    "lamb.decay_norms_and_biases = False",
+    "train.schedule = @WarmupStep",
+    "WarmupStep.warmup_epochs = 1",
+    "WarmupStep.boundary_epochs = [2, 3]",
+    "WarmupStep.decay_rate = 0.1",
+    "train.precision = 'mixed_bfloat16'",
+    "train.clip_norm = 1.0",
+    "train.holdout_percent = 40",
+    "train.training_percent = 50",
+  )
+  log = command.succeed(
+    "-m",
+    "tf_audioset.train",
+    "--gin_file=gin/quickstart.gin",
+    f"--data_dir={tmp_path / 'records'}",
+    f"--workdir={tmp_path / 'run'}",
+    *(f"--gin_bindings={binding}" for binding in (*small, *bindings)),
+  )
+  ids = tf.constant([f"train{i}" for i in range(24)])
+  percent = tf.strings.to_hash_bucket_fast(ids, 100).numpy()
+  held_out, used = (percent < 40).sum(), (percent >= 50).sum()
+  assert 0 < held_out < 24
+  assert f"{used} training and {held_out} validation clips" in log
+  # One class a clip: the scores of a clip are shares of 1.
+  tagger = export.ExportedTagger(str(tmp_path / "run" / "saved_model"))
+  scores, _ = tagger.score(np.zeros([2, 8000], np.float32))
+  np.testing.assert_allclose(scores.sum(axis=1), 1.0, rtol=1e-5)
+
+
+def test_training_starts_from_a_checkpoint(trained, tmp_path, capsys):
+  folder, _ = trained
+  start = tf.train.latest_checkpoint(str(folder / "run" / "checkpoints"))
+  config.load(
+    ["gin/quickstart.gin"],
+    [
+      *_SMALL,
+      "train.num_epochs = 2",
+      "train.base_learning_rate = 0.0",
+      f"train.initial_checkpoint = '{folder / 'run' / 'checkpoints'}'",
+    ],
+  )
+  train.train(
+    distribution.strategy(None),
+    str(folder / "records"),
+    str(tmp_path / "run"),
+  )
+  assert f"starting from {start}, of 3 classes\n" in capsys.readouterr().out
+  # At a learning rate of 0 only the running statistics move.
+  expected = _weights(start)
+  actual = _weights(tmp_path / "run" / "checkpoints" / "ckpt-6")
+  for name, value in expected.items():
+    if "moving" not in name and "OPTIMIZER_SLOT" not in name:
+      np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
 def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):
   config.load(["gin/quickstart.gin"], [*_SMALL, "train.global_batch_size = 9"])
   with pytest.raises(ValueError, match="9, does not divide by the 2 replicas"):
@@ -271,7 +341,11 @@ def test_a_broken_record_is_named(tmp_path):
   )
 
 
-@pytest.mark.parametrize("gin_file", config.shipped_gin_files())
+_AUDAX = [f"gin/audax/{model}.gin" for model in audax.MODELS]
+
+
+# Of gin/sizes, models_test counts the parameters.
+@pytest.mark.parametrize("gin_file", config.shipped_gin_files() + _AUDAX)
 def test_every_experiment_takes_a_step(tmp_path, gin_file):
   (tmp_path / "records").mkdir()
   toy.write_dataset(tmp_path / "records", num_train=2, num_eval=2, num_shards=1)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tests import toy
 from tf_audioset import augment, features, losses, optimization, tagger, trainer
+from tf_audioset.models import resnet
 
 
 def _batch(num_clips=16):
@@ -18,28 +19,41 @@ def _batch(num_clips=16):
   return tf.constant(waveform), tf.constant(targets)
 
 
-def _trainer(strategy=None, *, jit_compile=False, augmented=False, seed=0):
+def _trainer(
+  strategy=None,
+  *,
+  jit_compile=False,
+  augmented=False,
+  seed=0,
+  clip_norm=None,
+  global_batch_size=16,
+  backbone=toy.MeanBackbone,
+  loss=losses.MultiLabel(),  # noqa: B008  It has no state.
+  optimizer=lambda schedule: optimization.adamw(schedule, weight_decay=1e-4),
+):
   strategy = strategy or tf.distribute.OneDeviceStrategy("/cpu:0")
   with strategy.scope():
     tf.keras.utils.set_random_seed(1)
     model = tagger.Tagger(
       3,
       frontend=features.LogMel(engine="matmul" if jit_compile else "auto"),
-      backbone=toy.MeanBackbone(),
+      backbone=backbone(),
+      loss=loss,
       spec_augment=augment.SpecAugment() if augmented else None,
       mixup=augment.Mixup(0.8) if augmented else None,
       dropout_rate=0.4 if augmented else 0.0,
     )
     model(tf.zeros([1, 16000]))
     schedule = optimization.WarmupCosine(3e-2, 10, 20, warmup_epochs=1)
-    optimizer = optimization.adamw(schedule, weight_decay=1e-4)
+    optimizer = optimizer(schedule)
     optimization.create_slots(optimizer, model.trainable_variables)
   steps = trainer.Trainer(
     strategy,
     model,
     optimizer,
-    global_batch_size=16,
+    global_batch_size=global_batch_size,
     seed=seed,
+    clip_norm=clip_norm,
     jit_compile=jit_compile,
   )
   return steps, model
@@ -100,6 +114,39 @@ def test_the_seed_decides_the_augmentation():
   assert np.any(weights[0] != weights[2])
 
 
+def test_replicas_draw_their_own_augmentation():
+  """Two replicas with the same clips are one, but for what is random."""
+  strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+  waveform, targets = _batch(8)
+  twice = tf.data.Dataset.from_tensors(
+    (tf.tile(waveform, [2, 1]), tf.tile(targets, [2, 1]))
+  ).repeat()
+  losses_of = {}
+  for augmented in (False, True):
+    one, _ = _trainer(augmented=augmented, global_batch_size=8)
+    two, _ = _trainer(strategy, augmented=augmented)
+    half = tf.data.Dataset.from_tensors((waveform, targets)).repeat()
+    single = tf.distribute.OneDeviceStrategy("/cpu:0")
+    losses_of[augmented] = [
+      float(
+        steps.train(
+          iter(over.experimental_distribute_dataset(data)), tf.constant(1)
+        )["loss"]
+      )
+      for steps, over, data in ((one, single, half), (two, strategy, twice))
+    ]
+  assert losses_of[False][0] == pytest.approx(losses_of[False][1], rel=1e-5)
+  assert losses_of[True][0] != pytest.approx(losses_of[True][1], rel=1e-3)
+
+
+def test_augmentation_is_off_in_evaluation():
+  _, augmented = _trainer(augmented=True)
+  _, plain = _trainer()
+  waveform, _ = _batch()
+  np.testing.assert_array_equal(_weights(augmented), _weights(plain))
+  np.testing.assert_array_equal(augmented(waveform), plain(waveform))
+
+
 def test_xla_compiles_the_whole_step_and_agrees():
   plain, plain_model = _trainer(augmented=True)
   compiled, compiled_model = _trainer(augmented=True, jit_compile=True)
@@ -128,13 +175,59 @@ def test_two_replicas_equal_one():
   )
 
 
-def test_the_loss_equals_numpy():
-  rng = np.random.default_rng(0)
-  logits, targets = rng.normal(size=(2, 5, 7))
-  targets = 1 / (1 + np.exp(-targets))
-  p = 1 / (1 + np.exp(-logits))
-  expected = -np.mean(targets * np.log(p) + (1 - targets) * np.log(1 - p), 1)
-  actual = losses.sigmoid_cross_entropy(
-    tf.constant(targets, tf.float32), tf.constant(logits, tf.float32)
+def test_the_gradient_is_clipped_once_it_is_that_of_the_whole_batch():
+  updates = {}
+  for strategy in (
+    None,
+    tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]),
+  ):
+    for clip_norm in (None, 1e-3):
+      # With plain SGD an update is the gradient itself.
+      steps, model = _trainer(
+        strategy,
+        optimizer=lambda schedule: optimization.sgd(schedule, momentum=0.0),
+        clip_norm=clip_norm,
+      )
+      iterator = _iterator(strategy)
+      steps.train(iterator, tf.constant(1))  # At the learning rate 0.
+      before = _weights(model)
+      values = steps.train(iterator, tf.constant(1))
+      update = (_weights(model) - before) / float(values["learning_rate"])
+      updates[strategy is None, clip_norm] = update
+      # What is reported is the norm before.
+      assert float(values["gradient_norm"]) > 1e-2
+  for one_replica in (True, False):
+    clipped, free = updates[one_replica, 1e-3], updates[one_replica, None]
+    assert np.linalg.norm(clipped) == pytest.approx(1e-3, rel=1e-2)
+    np.testing.assert_allclose(
+      clipped, free * 1e-3 / np.linalg.norm(free), atol=1e-5
+    )
+  np.testing.assert_allclose(
+    updates[True, 1e-3], updates[False, 1e-3], atol=1e-5
   )
-  np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_mixed_precision_reaches_the_same_loss():
+  last = {}
+  for policy in ("float32", "mixed_bfloat16"):
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+      # The smoothing gives the loss a floor, 0.33, above 0.
+      steps, model = _trainer(
+        backbone=lambda: resnet.ResNet(18, width=4),
+        loss=losses.MultiLabel(label_smoothing=0.2),
+      )
+      iterator = _iterator()
+      steps.train(iterator, tf.constant(40))
+      last[policy] = float(steps.train(iterator, tf.constant(20))["loss"])
+      waveform, _ = _batch()
+      assert model.embed(waveform).dtype == policy.split("_")[-1]
+      assert model(waveform).dtype == tf.float32
+      # Keras must not round the waveform on its way in.
+      np.testing.assert_array_equal(
+        model(tagger.to_float(waveform)), model(waveform)
+      )
+    finally:
+      tf.keras.mixed_precision.set_global_policy("float32")
+  assert last["float32"] < 0.4
+  assert last["mixed_bfloat16"] == pytest.approx(last["float32"], rel=0.05)

@@ -13,6 +13,11 @@ from collections.abc import Sequence
 
 import gin
 
+# What `load` found: names that the files refer to, "LogMel" for @LogMel(), and
+# keys of the bindings that were not in a file.
+_referred_to: set[str] = set()
+_keys_of_bindings: set[str] = set()
+
 # The checkout's root: `gin/base.gin` is found from any working directory.
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -37,11 +42,20 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
         f"are {', '.join(shipped_gin_files())}."
       )
   try:
-    gin.parse_config_files_and_bindings(
+    files = gin.parse_config_files_and_bindings(
       list(gin_files), list(bindings), skip_unknown=False
     )
   except Exception as e:  # gin has no exception type of its own.
     raise ValueError(f"gin: {_one_line(e)}") from e
+  _referred_to.clear()
+  while files:
+    file = files.pop()
+    files.extend(file.includes)
+    here = pathlib.Path(file.filename)
+    path = here if here.is_file() else _ROOT / here
+    _referred_to.update(_references(path.read_text(encoding="utf-8")))
+  _keys_of_bindings.clear()
+  _keys_of_bindings.update(_keys("\n".join(bindings)))
 
 
 def shipped_gin_files() -> list[str]:
@@ -53,10 +67,19 @@ def shipped_gin_files() -> list[str]:
 def check_all_used() -> None:
   """Refuses bindings that nothing read, once everything has been built.
 
+  A file's bindings of a part are allowed when something else took its place:
+  those of LogMel after `Tagger.frontend = @LogSpectrogram()`.
+
   Raises:
     ValueError: Naming each unused binding.
   """
   unused = _keys(gin.config_str()) - _keys(gin.operative_config_str())
+  replaced = _referred_to - _references(gin.config_str())
+  unused = {
+    key
+    for key in unused
+    if key in _keys_of_bindings or _owner(key) not in replaced
+  }
   if unused:
     raise ValueError(
       f"gin: nothing uses {', '.join(sorted(unused))}. A misspelt scope or "
@@ -72,6 +95,15 @@ def operative() -> str:
 def _keys(config: str) -> set[str]:
   # A binding begins in the first column; a value's further lines do not.
   return set(re.findall(r"^([\w./]+) *=", config, flags=re.MULTILINE))
+
+
+def _owner(key: str) -> str:
+  """The function or class of a key: "scope/LogMel.num_mels" -> "LogMel"."""
+  return key.rpartition(".")[0].rpartition("/")[2]
+
+
+def _references(config: str) -> set[str]:
+  return set(re.findall(r"^[^#\n]*@(?:\w+/)*(\w+)", config, flags=re.MULTILINE))
 
 
 def _one_line(error: Exception) -> str:

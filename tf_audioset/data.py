@@ -187,7 +187,7 @@ class Pipeline:
     files = tf.data.Dataset.from_tensor_slices(split.files)
     files = files.shuffle(len(split.files), seed=order_seed[0])
     clips = files.interleave(
-      lambda file: tf.data.TFRecordDataset(file, split.compression),
+      lambda file: _read(file, split),
       cycle_length=_OPEN_SHARDS,
       num_parallel_calls=tf.data.AUTOTUNE,
       deterministic=True,
@@ -259,6 +259,18 @@ def full_clips(
 
 def _records(split: records.Split) -> tf.data.Dataset:
   """Serialized records in file order."""
-  return tf.data.TFRecordDataset(
-    split.files, split.compression, num_parallel_reads=None
-  )
+  return _read(split.files, split)
+
+
+def _read(files, split: records.Split) -> tf.data.Dataset:
+  """The serialized records of some of the split's files."""
+  dataset = tf.data.TFRecordDataset(files, split.compression)
+  if split.buckets is None:
+    return dataset
+  first, end = split.buckets
+
+  def is_in_part(serialized):
+    bucket = records.bucket(records.parse_example(serialized)["id"])
+    return (first <= bucket) & (bucket < end)
+
+  return dataset.filter(is_in_part)

@@ -38,22 +38,23 @@ class Evaluator:
     """Runs the model over the split.
 
     Returns:
-      The metrics of its logits.
+      The metrics of the logarithms of its scores, which tie less often than
+      the scores.
 
     Raises:
       ValueError: If the split's files hold another number of clips than its
         description says.
     """
-    logits = np.zeros(self._shape, np.float32)
+    scores = np.zeros(self._shape, np.float32)
     targets = np.zeros(self._shape, np.float32)
     times_seen = np.zeros(self._shape[0], np.int64)
     for batch in self._batches:
-      index, batch_logits, batch_targets = (
+      index, batch_scores, batch_targets = (
         self._strategy.gather(x, axis=0).numpy() for x in self._score(batch)
       )
       real = (0 <= index) & (index < self._shape[0])
       index = index[real]
-      logits[index] = batch_logits[real]
+      scores[index] = batch_scores[real]
       targets[index] = batch_targets[real]
       times_seen[index] += 1
     if not (times_seen == 1).all():
@@ -61,11 +62,12 @@ class Evaluator:
         f"{(times_seen == 0).sum()} of {self._shape[0]} clips of the "
         "evaluation split were not found in its shards: prepare it again."
       )
-    return metrics.evaluate(logits, targets)
+    return metrics.evaluate(scores, targets)
 
   @tf.function
   def _score(self, batch):
     def replica(index, waveform, targets):
-      return index, self._tagger(waveform), targets
+      logits = self._tagger(waveform)
+      return index, self._tagger.loss_function.log_scores(logits), targets
 
     return self._strategy.run(replica, args=batch)

@@ -51,7 +51,7 @@ def export(
     embedding = tagger.embed(data.pad(waveform, min_samples, padding))
     logits = tagger.head(embedding)
     return {
-      "scores": tf.sigmoid(logits),
+      "scores": tf.exp(tagger.loss_function.log_scores(logits)),
       "embedding": tf.cast(embedding, tf.float32),
     }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waveform to log-mel spectrogram, on the device, never below float32.
+"""Waveform to log-mel or log spectrogram, on the device, never below float32.
 
 Two alignments of the frames:
 
@@ -15,8 +15,9 @@ Two engines compute the Fourier transform:
 
   fft     In float64, the rest in float32: within 2e-6 of a log unit of float64
           throughout, where a float32 FFT leaves 0.03 in faint narrow bands.
-  matmul  A product with the windowed DFT matrix, in float32. XLA compiles no
-          float64 FFT, and this is work for a TPU's matrix unit.
+  matmul  A product with the windowed DFT matrix, with operands split so that a
+          TPU's matrix unit is exact: within 1e-3 of the other. XLA compiles no
+          float64 FFT.
 
 "auto" takes matmul on a TPU and fft elsewhere.
 """
@@ -29,11 +30,39 @@ import tensorflow as tf
 
 ALIGNMENTS = ("centred", "audax")
 ENGINES = ("auto", "fft", "matmul")
+MEL_SCALES = ("htk", "slaney")
+# Mels for a factor of e: 27 for the factor 6.4 that takes 1000 to 6400 Hz.
+_SLANEY_SLOPE = 27 / np.log(6.4)
 
 
-def hz_to_mel(frequency_hz):
-  """HTK's mel scale: 2595 log10(1 + f / 700) (O'Shaughnessy 1987)."""
-  return 2595.0 * np.log10(1.0 + np.asarray(frequency_hz) / 700.0)
+def hz_to_mel(frequency_hz, scale: str = "htk"):
+  """Hertz to mel, float64.
+
+  Args:
+    frequency_hz: Any shape.
+    scale: "htk", 2595 log10(1 + f / 700) (O'Shaughnessy 1987); or "slaney",
+      linear up to 1000 Hz, 15 mel, and logarithmic above (Slaney, "Auditory
+      Toolbox", 1998).
+
+  Raises:
+    ValueError: If the scale is unknown.
+  """
+  frequency_hz = np.asarray(frequency_hz, np.float64)
+  if scale == "htk":
+    return 2595.0 * np.log10(1.0 + frequency_hz / 700.0)
+  if scale != "slaney":
+    raise ValueError(f"mel_scale {scale!r}: allowed are {MEL_SCALES}.")
+  octaves = np.log(np.maximum(frequency_hz, 1000.0) / 1000.0)
+  return np.minimum(frequency_hz, 1000.0) * 3 / 200 + octaves * _SLANEY_SLOPE
+
+
+def mel_to_hz(mel, scale: str = "htk"):
+  """The inverse of `hz_to_mel`."""
+  mel = np.asarray(mel, np.float64)
+  if scale == "htk":
+    return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+  above = np.maximum(mel - 15.0, 0.0)
+  return np.minimum(mel, 15.0) * 200 / 3 * np.exp(above / _SLANEY_SLOPE)
 
 
 def mel_filterbank(
@@ -43,14 +72,27 @@ def mel_filterbank(
   sample_rate_hz: int,
   lower_hz: float,
   upper_hz: float,
+  mel_scale: str = "htk",
+  area_normalised: bool = False,
 ) -> np.ndarray:
-  """Triangular filters, evenly spaced and of peak 1 on HTK's mel scale.
+  """Triangular filters, evenly spaced on a mel scale.
+
+  Args:
+    num_mels: Number of filters.
+    fft_samples: Length of the Fourier transform.
+    sample_rate_hz: Samples per second.
+    lower_hz: Lower edge of the lowest filter.
+    upper_hz: Upper edge of the highest filter.
+    mel_scale: One of `MEL_SCALES`, see `hz_to_mel`.
+    area_normalised: Whether each triangle has area 1 (over Hz), as Slaney's
+      have, and not peak 1.
 
   Returns:
     float64 [fft_samples // 2 + 1, num_mels].
 
   Raises:
-    ValueError: If the band edges are not 0 <= lower < upper <= Nyquist.
+    ValueError: If the band edges are not 0 <= lower < upper <= Nyquist, or the
+      scale is unknown.
   """
   nyquist_hz = sample_rate_hz / 2
   if not 0 <= lower_hz < upper_hz <= nyquist_hz:
@@ -58,15 +100,14 @@ def mel_filterbank(
       f"mel band edges {lower_hz} to {upper_hz} Hz: allowed is 0 <= lower < "
       f"upper <= {nyquist_hz} Hz, half the sample rate."
     )
-  mel_points = np.linspace(
-    hz_to_mel(lower_hz), hz_to_mel(upper_hz), num_mels + 2
-  )
-  edges_hz = 700.0 * (10.0 ** (mel_points / 2595.0) - 1.0)
+  lowest, highest = hz_to_mel([lower_hz, upper_hz], mel_scale)
+  edges_hz = mel_to_hz(np.linspace(lowest, highest, num_mels + 2), mel_scale)
   left, centre, right = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
   bins_hz = np.linspace(0.0, nyquist_hz, fft_samples // 2 + 1)[:, np.newaxis]
   rising = (bins_hz - left) / (centre - left)
   falling = (right - bins_hz) / (right - centre)
-  return np.maximum(0.0, np.minimum(rising, falling))
+  filters = np.maximum(0.0, np.minimum(rising, falling))
+  return filters * 2 / (right - left) if area_normalised else filters
 
 
 def power_spectrogram(
@@ -100,15 +141,11 @@ def power_spectrogram(
   """
   if alignment not in ALIGNMENTS:
     raise ValueError(f"alignment {alignment!r}: allowed are {ALIGNMENTS}.")
-  if engine not in ENGINES:
-    raise ValueError(f"engine {engine!r}: allowed are {ENGINES}.")
   if window_samples > fft_samples:
     raise ValueError(
       f"window of {window_samples} samples: allowed is at most the "
       f"{fft_samples} samples of the FFT."
     )
-  if engine == "auto":
-    engine = "matmul" if _on_tpu() else "fft"
   centred = alignment == "centred"
   edge = (window_samples if centred else fft_samples) // 2
   sample = np.arange(window_samples)
@@ -117,7 +154,7 @@ def power_spectrogram(
   )
   padded = tf.pad(waveform, [[0, 0], [edge, edge]], mode="REFLECT")
   frames = tf.signal.frame(padded, window_samples, hop_samples)
-  if engine == "fft":
+  if _resolve(engine) == "fft":
     spectrum = tf.signal.rfft(
       tf.cast(frames, tf.float64) * window, [fft_samples]
     )
@@ -127,38 +164,46 @@ def power_spectrogram(
     dft = np.exp(-2j * np.pi / fft_samples * (phase % fft_samples))
     dft = window[:, np.newaxis] * dft
     matrix = np.concatenate([dft.real, dft.imag], axis=1)
-    product = float32_matmul(frames, matrix, split=_on_tpu())
+    product = exact_matmul(frames, matrix)
     real, imaginary = tf.split(product, 2, axis=-1)
   return tf.cast(tf.square(real) + tf.square(imaginary), tf.float32)
 
 
-def float32_matmul(a: tf.Tensor, b: np.ndarray, *, split: bool) -> tf.Tensor:
-  """`a @ b` to float32 accuracy, also where the hardware rounds to bfloat16.
+def exact_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
+  """`a @ b` with the accuracy of exact products summed in float32.
 
-  A TPU rounds the operands of a float32 product to bfloat16 (8 bits). With
-  `split`, each operand is the sum of three bfloat16-exact parts, which hold
-  its 24 bits; of the nine products the six that float32 can see are summed.
+  A TPU rounds the operands of a float32 product to bfloat16 (8 bits); and
+  where one does not, 400 rounded products of full scale bury a faint band. So
+  each operand is a sum of parts that bfloat16 holds: three for the 24 bits of
+  `a`, four for a float64 `b`. Products of parts are exact; those that a
+  float32 sum can see are summed.
 
   Args:
     a: float32 [..., n].
-    b: float [n, m], a constant.
-    split: Whether to split.
+    b: float64 [n, m], a constant.
 
   Returns:
     float32 [..., m].
   """
-  b = tf.constant(b, tf.float32)
-  if not split:
-    return tf.matmul(a, b)
-  a_high, a_middle, a_low = _bfloat16_parts(a)
-  b_high, b_middle, b_low = _bfloat16_parts(b)
+  a_parts = _bfloat16_parts(a)
+  b_parts = []
+  for _ in range(4):
+    b_parts.append(
+      (np.float32(b).view(np.int32) & _UPPER_HALF).view(np.float32)
+    )
+    b = b - b_parts[-1]
   # Smallest first, so that the small ones are not lost.
-  return (
-    (tf.matmul(a_low, b_high) + tf.matmul(a_high, b_low))
-    + tf.matmul(a_middle, b_middle)
-    + (tf.matmul(a_middle, b_high) + tf.matmul(a_high, b_middle))
-    + tf.matmul(a_high, b_high)
+  return tf.add_n(
+    [
+      tf.matmul(a_parts[i], tf.constant(b_parts[order - i]))
+      for order in (3, 2, 1, 0)
+      for i in range(min(order, 2) + 1)
+    ]
   )
+
+
+# Of a float32's bits, those that a bfloat16 has as well.
+_UPPER_HALF = np.int32(-(1 << 16))
 
 
 def _bfloat16_parts(x: tf.Tensor) -> list[tf.Tensor]:
@@ -166,16 +211,57 @@ def _bfloat16_parts(x: tf.Tensor) -> list[tf.Tensor]:
   # pair of casts as "excess precision".
   parts = []
   for _ in range(3):
-    bits = tf.bitwise.bitwise_and(
-      tf.bitcast(x, tf.int32), tf.constant(-65536, tf.int32)
-    )
+    bits = tf.bitwise.bitwise_and(tf.bitcast(x, tf.int32), _UPPER_HALF)
     parts.append(tf.bitcast(bits, tf.float32))
     x -= parts[-1]
   return parts
 
 
-def _on_tpu() -> bool:
-  return bool(tf.config.list_logical_devices("TPU"))
+def _resolve(engine: str) -> str:
+  """The engine that "auto" stands for on this machine."""
+  if engine not in ENGINES:
+    raise ValueError(f"engine {engine!r}: allowed are {ENGINES}.")
+  if engine != "auto":
+    return engine
+  return "matmul" if tf.config.list_logical_devices("TPU") else "fft"
+
+
+@gin.register
+class LogSpectrogram(tf.keras.layers.Layer):
+  """log(clip(power spectrogram)), for models without a mel scale."""
+
+  def __init__(
+    self,
+    window_samples: int = 400,
+    hop_samples: int = 160,
+    fft_samples: int = 1024,
+    min_power: float = 1e-8,
+    max_power: float = 1e8,
+    alignment: str = "centred",
+    engine: str = "auto",
+  ):
+    """See `LogMel`, which has the same arguments and more."""
+    super().__init__(dtype=tf.float32, name="log_spectrogram")
+    self._stft = dict(
+      window_samples=window_samples,
+      hop_samples=hop_samples,
+      fft_samples=fft_samples,
+      alignment=alignment,
+      engine=engine,
+    )
+    self._limits = (min_power, max_power)
+
+  def call(self, waveform: tf.Tensor) -> tf.Tensor:
+    """Computes the log spectrogram.
+
+    Args:
+      waveform: float32 [batch, num_samples], mono, full scale is +-1.
+
+    Returns:
+      float32 [batch, num_frames, fft_samples // 2 + 1].
+    """
+    power = power_spectrogram(waveform, **dict(self._stft))
+    return tf.math.log(tf.clip_by_value(power, *self._limits))
 
 
 @gin.register
@@ -195,6 +281,8 @@ class LogMel(tf.keras.layers.Layer):
     fft_samples: int = 1024,
     lower_hz: float = 60.0,
     upper_hz: float = 7800.0,
+    mel_scale: str = "htk",
+    area_normalised: bool = False,
     min_power: float = 1e-8,
     max_power: float = 1e8,
     alignment: str = "centred",
@@ -210,6 +298,8 @@ class LogMel(tf.keras.layers.Layer):
       fft_samples: Length of the Fourier transform.
       lower_hz: Lower edge of the lowest band.
       upper_hz: Upper edge of the highest band.
+      mel_scale: One of `MEL_SCALES`.
+      area_normalised: Whether a band's filter has area 1, and not peak 1.
       min_power: Mel powers below are raised to this before the logarithm.
       max_power: Mel powers above are lowered to this.
       alignment: One of `ALIGNMENTS`.
@@ -233,6 +323,8 @@ class LogMel(tf.keras.layers.Layer):
       sample_rate_hz=sample_rate_hz,
       lower_hz=lower_hz,
       upper_hz=upper_hz,
+      mel_scale=mel_scale,
+      area_normalised=area_normalised,
     )
 
   def call(self, waveform: tf.Tensor) -> tf.Tensor:
@@ -245,5 +337,8 @@ class LogMel(tf.keras.layers.Layer):
       float32 [batch, num_frames, num_mels].
     """
     power = power_spectrogram(waveform, **dict(self._stft))
-    mel = float32_matmul(power, self._filterbank, split=_on_tpu())
+    if _resolve(self._stft["engine"]) == "fft":
+      mel = tf.matmul(power, tf.constant(self._filterbank, tf.float32))
+    else:
+      mel = exact_matmul(power, self._filterbank)
     return tf.math.log(tf.clip_by_value(mel, *self._limits))

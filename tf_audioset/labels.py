@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import pathlib
 from collections.abc import Sequence
 
 # sha256 of AudioSet's 527 mids in the order of its class_labels_indices.csv,
@@ -85,6 +86,13 @@ class ClassList:
     return cls(
       mids=tuple(row[1] for row in rows[1:]),
       names=tuple(row[2] for row in rows[1:]),
+    )
+
+  @classmethod
+  def audioset(cls) -> ClassList:
+    """AudioSet's 527 classes (Gemmeke et al., 2017; CC BY 4.0, Google)."""
+    return cls.from_csv(
+      str(pathlib.Path(__file__).parent / "audioset_classes.csv")
     )
 
   @classmethod

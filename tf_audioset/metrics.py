@@ -22,6 +22,7 @@ class Metrics:
   auc: np.ndarray
   num_positives: np.ndarray
   num_clips: int
+  top1: float
 
   @property
   def dprime(self) -> np.ndarray:
@@ -33,7 +34,8 @@ class Metrics:
 
     `dprime` is that of the mean AUC (the reference's and PANNs' way),
     `dprime_class_mean` the mean of the classes' own (YAMNet's way), over the
-    classes in which it is finite.
+    classes in which it is finite. `top1` is the share of clips whose highest
+    score is that of one of their labels: the accuracy, with one label a clip.
     """
     scored = ~np.isnan(self.average_precision)
     mean_auc = _mean(self.auc[scored])
@@ -43,6 +45,7 @@ class Metrics:
       "mAUC": mean_auc,
       "dprime": float(dprime(mean_auc)),
       "dprime_class_mean": _mean(per_class[np.isfinite(per_class)]),
+      "top1": self.top1,
       "num_clips": self.num_clips,
       "num_classes_scored": int(scored.sum()),
       "num_classes": len(scored),
@@ -81,8 +84,13 @@ def evaluate(scores: np.ndarray, targets: np.ndarray) -> Metrics:
     if 0 < positive[:, c].sum() < len(positive):
       average_precision[c] = _average_precision(scores[:, c], positive[:, c])
       auc[c] = _roc_auc(scores[:, c], positive[:, c])
+  best = scores.argmax(axis=1)
   return Metrics(
-    average_precision, auc, positive.sum(axis=0), num_clips=len(scores)
+    average_precision,
+    auc,
+    positive.sum(axis=0),
+    num_clips=len(scores),
+    top1=float(positive[np.arange(len(scores)), best].mean()),
   )
 
 

@@ -31,6 +31,8 @@ from tf_audioset import labels as labels_lib
 
 SAMPLE_RATE_HZ = 16000
 INFO_FILE = "dataset_info.json"
+# Parts of a split are chosen by per cent of the ids' hash.
+NUM_BUCKETS = 100
 _FORMAT_VERSION = 1
 
 
@@ -229,6 +231,7 @@ class SplitInfo:
     dict[str, int | str]
   ]  # {"file", "num_clips", "num_bytes"} of each.
   ids_sha256: str  # Of the sorted ids, joined by newlines.
+  bucket_counts: list[int] | None = None  # Clips by `bucket`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +253,41 @@ class Split:
   num_clips: int
   compression: str  # "" or "ZLIB"
   classes: labels_lib.ClassList | None  # None: not told by the folder.
+  bucket_counts: list[int] | None = None  # None: not known.
+  buckets: tuple[int, int] | None = None  # Of a part: first, and one past last.
+
+  def part(self, first: int, end: int) -> Split:
+    """The clips whose `bucket` is at least `first` and below `end`.
+
+    A clip's bucket depends on its id alone: it stays in its part when other
+    clips are added.
+
+    Raises:
+      ValueError: If the clips have no ids, or none is in the part.
+    """
+    if self.bucket_counts is None:
+      raise ValueError(
+        "this data cannot be divided by ids, which it does not have or count: "
+        "prepare it again with tools/make_tfrecords.py."
+      )
+    num_clips = sum(self.bucket_counts[first:end])
+    if not num_clips:
+      raise ValueError(
+        f"no clip is in per cent {first} to {end} of the ids' hash: "
+        f"{sum(self.bucket_counts)} clips are too few to be divided so."
+      )
+    return dataclasses.replace(self, num_clips=num_clips, buckets=(first, end))
+
+
+def bucket(ids: tf.Tensor) -> tf.Tensor:
+  """String [...] to int64 [...], a hash in 0 ... 99 that never changes."""
+  return tf.strings.to_hash_bucket_fast(ids, NUM_BUCKETS)
+
+
+def count_buckets(ids: Sequence[str]) -> list[int]:
+  """How many of the ids are in each bucket."""
+  counts = np.bincount(bucket(tf.constant(ids)), minlength=NUM_BUCKETS)
+  return counts.tolist()
 
 
 def write_dataset_info(data_dir: str, info: DatasetInfo) -> None:
@@ -338,7 +376,13 @@ def find_split(data_dir: str, split: str) -> Split:
         f"{file}: {num_bytes} bytes, where {INFO_FILE} says "
         f"{shard['num_bytes']}: a broken copy, or of another preparation."
       )
-  return Split(files, info.splits[split].num_clips, "", info.classes)
+  return Split(
+    files,
+    info.splits[split].num_clips,
+    "",
+    info.classes,
+    info.splits[split].bucket_counts,
+  )
 
 
 def _find_audax_split(data_dir, split):

@@ -23,6 +23,7 @@ class Tagger(tf.keras.Model):
     num_classes: int,
     frontend=gin.REQUIRED,
     backbone=gin.REQUIRED,
+    loss=gin.REQUIRED,
     spec_augment=None,
     mixup=None,
     dropout_rate: float = 0.0,
@@ -34,17 +35,20 @@ class Tagger(tf.keras.Model):
       frontend: Waveform [batch, num_samples] to features [batch, num_frames,
         num_bands].
       backbone: Features with a channel axis to embedding, see `models/`.
+      loss: What the logits mean, and what is minimised, see `losses.py`.
       spec_augment: `augment.SpecAugment`, or None for none.
       mixup: `augment.Mixup`, or None for none.
       dropout_rate: Share of the embedding that training drops.
     """
-    super().__init__(name="tagger")
+    # float32 whatever the policy: Keras would round the waveform.
+    super().__init__(name="tagger", dtype=tf.float32)
     self.frontend = frontend
     self.backbone = backbone
+    self.loss_function = loss
     self._spec_augment = spec_augment
     self._mixup = mixup
     self._dropout_rate = dropout_rate
-    # float32 whatever the policy: the loss needs it.
+    # The loss needs float32, too.
     self.head = tf.keras.layers.Dense(num_classes, dtype=tf.float32)
 
   def embed(self, waveform: tf.Tensor) -> tf.Tensor:
@@ -54,6 +58,8 @@ class Tagger(tf.keras.Model):
 
   def call(self, waveform: tf.Tensor) -> tf.Tensor:
     """The logits of each clip, from all of it.
+
+    `loss_function.log_scores` makes scores of them.
 
     Args:
       waveform: int16 or float32 [batch, num_samples], mono; full scale of the

@@ -25,7 +25,7 @@ import tensorflow as tf
 from absl import flags
 
 from tf_audioset import (
-  augment,  # noqa: F401  Imported for gin, as are the models below.
+  augment,  # noqa: F401  Imported for gin, as are features, losses, models.
   cli,
   config,
   data,
@@ -33,6 +33,7 @@ from tf_audioset import (
   evaluation,
   export,
   features,  # noqa: F401
+  losses,  # noqa: F401
   optimization,
   records,
   trainer,
@@ -74,6 +75,11 @@ def train(
   seed: int = 0,
   training_split: str = "train",
   validation_split: str = "eval",
+  holdout_percent: int = 0,
+  training_percent: int = 100,
+  clip_norm: float | None = None,
+  precision: str = "float32",
+  initial_checkpoint: str = "",
   checkpoints_to_keep: int = 3,
   exported: str = "last",
 ) -> None:
@@ -95,6 +101,16 @@ def train(
     seed: Of everything that is random.
     training_split: Its name in the data.
     validation_split: Its name in the data; evaluated after each epoch.
+    holdout_percent: If not 0, so much of the training split, chosen by a hash
+      of the ids, is left out of training and evaluated after each epoch in
+      place of `validation_split`.
+    training_percent: So much of the training split is used, chosen by the same
+      hash from its other end.
+    clip_norm: Gradients are scaled down to this global norm; None: never.
+    precision: "float32", or "mixed_bfloat16" for the backbone's activations;
+      front end, head and loss are float32 in any case.
+    initial_checkpoint: A checkpoint, or a folder of them, whose weights a new
+      run starts from; with another number of classes, without its head.
     checkpoints_to_keep: The newest so many stay.
     exported: "last" or "best" (by validation mAP, which then is no longer an
       unbiased estimate).
@@ -116,8 +132,23 @@ def train(
       f"train.global_batch_size, {global_batch_size}, does not divide by the "
       f"{replicas} replicas."
     )
+  if not (0 <= holdout_percent < 100 and 1 <= training_percent <= 100):
+    raise ValueError(
+      f"train.holdout_percent is {holdout_percent}, allowed is 0 to 99; "
+      f"train.training_percent is {training_percent}, allowed is 1 to 100."
+    )
+  if precision not in ("float32", "mixed_bfloat16"):
+    raise ValueError(
+      f"train.precision is {precision!r}: allowed are float32, mixed_bfloat16."
+    )
   training = records.find_split(data_dir, training_split)
-  validation = records.find_split(data_dir, validation_split)
+  if holdout_percent:
+    validation = training.part(0, holdout_percent)
+  else:
+    validation = records.find_split(data_dir, validation_split)
+  first_percent = max(holdout_percent, 100 - training_percent)
+  if first_percent:
+    training = training.part(first_percent, 100)
   if training.classes is None:
     raise ValueError(
       f"{data_dir}: no class list; put class_labels_indices.csv beside the "
@@ -127,6 +158,7 @@ def train(
   steps_per_epoch = max(1, training.num_clips // global_batch_size)
   total_steps = steps_per_epoch * num_epochs
 
+  tf.keras.mixed_precision.set_global_policy(precision)
   with strategy.scope():
     tagger = _build(model, num_classes, pipeline.crop_samples)
     rate = optimization.scaled_learning_rate(
@@ -148,6 +180,8 @@ def train(
     tf.train.Checkpoint(model=tagger), os.path.join(workdir, "best"), 1
   )
   first_step = _restore(checkpoint, newest, optimizer, total_steps)
+  if initial_checkpoint and newest.latest_checkpoint is None:
+    _start_from(initial_checkpoint, tagger)
   _write_text(os.path.join(workdir, "config.gin"), config.operative())
 
   steps = trainer.Trainer(
@@ -156,6 +190,7 @@ def train(
     optimizer,
     global_batch_size=global_batch_size,
     seed=seed,
+    clip_norm=clip_norm,
   )
   evaluator = evaluation.Evaluator(
     strategy,
@@ -244,6 +279,26 @@ def _restore(checkpoint, manager, optimizer, total_steps: int) -> int:
   step = int(optimizer.iterations.numpy())
   print(f"continuing from {path} at step {step} of {total_steps}", flush=True)
   return step
+
+
+def _start_from(path: str, tagger: tagger_lib.Tagger) -> None:
+  """Sets the weights to a checkpoint's, but for a head of another size."""
+  path = tf.train.latest_checkpoint(path) or path
+  part = tf.Module()
+  part.backbone = tagger.backbone
+  try:
+    shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    num_classes = shapes["model/head/bias/.ATTRIBUTES/VARIABLE_VALUE"][0]
+    if num_classes == tagger.head.units:
+      part.head = tagger.head
+    status = tf.train.Checkpoint(model=part).restore(path)
+    status.expect_partial().assert_existing_objects_matched()
+  except (AssertionError, KeyError, ValueError, tf.errors.OpError) as e:
+    raise ValueError(
+      f"train.initial_checkpoint: {path} is no checkpoint of this model."
+    ) from e
+  new = "" if num_classes == tagger.head.units else "; the head is new"
+  print(f"starting from {path}, of {num_classes} classes{new}", flush=True)
 
 
 def _write_text(path: str, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_audioset import losses, optimization, randomness
+from tf_audioset import optimization, randomness
 
 
 class Trainer:
@@ -19,6 +19,7 @@ class Trainer:
     *,
     global_batch_size: int,
     seed: int,
+    clip_norm: float | None = None,
     jit_compile: bool = False,
   ):
     """Holds what a step needs.
@@ -29,6 +30,7 @@ class Trainer:
       optimizer: Created in the strategy's scope; its `iterations` is the step.
       global_batch_size: The loss is averaged over this many clips.
       seed: Of augmentation, dropout and stochastic depth.
+      clip_norm: The gradient is scaled down to this global norm; None: never.
       jit_compile: Compile the step with XLA; the front end's engine must be
         "matmul" then. A TPU does so in any case; on a CPU it slows
         convolutions down.
@@ -38,6 +40,7 @@ class Trainer:
     self._optimizer = optimizer
     self._global_batch_size = global_batch_size
     self._seed = seed
+    self._clip_norm = clip_norm
     self._step = tf.function(self._step, jit_compile=jit_compile or None)
 
   @tf.function
@@ -75,7 +78,7 @@ class Trainer:
 
     Returns:
       Its share of the global batch's mean loss; the norm of the summed
-      gradient.
+      gradient, before clipping.
     """
     waveform, targets = batch
     context = tf.distribute.get_replica_context()
@@ -84,11 +87,14 @@ class Trainer:
     variables = self._tagger.trainable_variables
     with tf.GradientTape() as tape:
       logits, targets = self._tagger.train_logits(waveform, targets, seed)
-      per_example = losses.sigmoid_cross_entropy(targets, logits)
+      per_example = self._tagger.loss_function(targets, logits)
       loss = tf.reduce_sum(per_example) / self._global_batch_size
     gradients = tape.gradient(loss, variables)
     # Summed here and not in the optimizer: the norm is then that of the whole
-    # batch, as would be its clipping.
+    # batch, and so is its clipping.
     gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    norm = tf.linalg.global_norm(gradients)
+    if self._clip_norm is not None:
+      gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, norm)
     optimization.apply_summed_gradients(self._optimizer, gradients, variables)
-    return loss, tf.linalg.global_norm(gradients)
+    return loss, norm

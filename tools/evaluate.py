@@ -84,6 +84,7 @@ def main() -> None:
     f"mAUC   {summary['mAUC']:.4f}\n"
     f"d'     {summary['dprime']:.4f}  (of the mean AUC; mean of the classes' "
     f"d': {summary['dprime_class_mean']:.4f})\n"
+    f"top-1  {summary['top1']:.4f}  (clips whose highest score is a label's)\n"
     f"over {summary['num_classes_scored']} of {summary['num_classes']} classes "
     f"(those with positive and negative clips), {summary['num_clips']} clips, "
     f"ids {summary['ids_sha256'][:12]}\n"

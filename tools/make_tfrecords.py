@@ -137,6 +137,7 @@ def main() -> int:
     ids_sha256=hashlib.sha256(
       "\n".join(sorted(writer.ids)).encode()
     ).hexdigest(),
+    bucket_counts=records.count_buckets(writer.ids),
   )
   records.write_dataset_info(str(output_dir), info)
   _write_audit(output_dir, clips, writer.ids, bad)

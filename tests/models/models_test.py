@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every architecture: parameter counts, any input size, gradients, XLA."""
 
+import pathlib
+
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_audioset import (
+  config,
+  train,  # noqa: F401  Registers with gin all that the files bind.
+)
 from tf_audioset.models import convnext, efficientnet, resnet
 
 _SEED = tf.constant([1, 2])
+_ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
 def _num_trainable(model, channels=1):
@@ -32,33 +40,48 @@ def test_parameters_of_the_published_models(make, expected):
   assert _num_trainable(model) + _head(model) == expected
 
 
-@pytest.mark.parametrize(
-  ("depth", "torchvision"),
-  [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160)],
-)
-def test_resnet_has_torchvisions_parameters(depth, torchvision):
-  # As published for 3 channels and 1000 classes.
-  model = resnet.ResNet(depth)
-  assert _num_trainable(model, 3) + _head(model, 1000) == torchvision
+# For 3 channels and 1000 classes, by the authors or torchvision.
+_PUBLISHED = {
+  "gin/resnet18.gin": 11_689_512,
+  "gin/sizes/resnet34.gin": 21_797_672,
+  "gin/sizes/resnet50.gin": 25_557_032,
+  "gin/sizes/resnet101.gin": 44_549_160,
+  "gin/sizes/resnet152.gin": 60_192_808,
+  "gin/sizes/resnet200.gin": 64_673_832,
+  "gin/efficientnet_b0.gin": 5_288_548,
+  "gin/sizes/efficientnet_b1.gin": 7_794_184,
+  "gin/sizes/efficientnet_b2.gin": 9_109_994,
+  "gin/sizes/efficientnet_b3.gin": 12_233_232,
+  "gin/sizes/efficientnet_b4.gin": 19_341_616,
+  "gin/sizes/efficientnet_b5.gin": 30_389_784,
+  "gin/sizes/efficientnet_b6.gin": 43_040_704,
+  "gin/sizes/efficientnet_b7.gin": 66_347_960,
+  "gin/convnext_tiny.gin": 28_589_128,
+  "gin/sizes/convnext_small.gin": 50_223_688,
+  "gin/sizes/convnext_base.gin": 88_591_464,
+  "gin/sizes/convnext_large.gin": 197_767_336,
+  "gin/sizes/convnext_xlarge.gin": 350_196_968,
+}
 
 
-@pytest.mark.parametrize("variant", ["b0", "b1", "b2", "b3", "b4"])
-def test_efficientnet_has_the_parameters_of_keras_applications(variant):
-  keras_model = getattr(
-    tf.keras.applications, f"EfficientNet{variant.upper()}"
-  )(include_top=False, weights=None, input_shape=(32, 32, 3))
-  expected = sum(int(np.prod(v.shape)) for v in keras_model.trainable_variables)
-  assert _num_trainable(efficientnet.EfficientNet(variant), 3) == expected
+@pytest.mark.parametrize("gin_file", _PUBLISHED)
+def test_every_size_has_the_published_parameters(gin_file):
+  config.load([gin_file])
+  families = {
+    "res": resnet.ResNet,
+    "eff": efficientnet.EfficientNet,
+    "con": convnext.ConvNeXt,
+  }
+  family = families[pathlib.Path(gin_file).name[:3]]
+  with tf.Graph().as_default():  # Shapes only: no weights are made.
+    model = gin.get_configurable(family)()
+    count = _num_trainable(model, 3) + _head(model, 1000)
+  assert count == _PUBLISHED[gin_file]
 
 
-@pytest.mark.parametrize("variant", ["tiny", "small"])
-def test_convnext_has_the_parameters_of_keras_applications(variant):
-  keras_model = getattr(
-    tf.keras.applications, f"ConvNeXt{variant.capitalize()}"
-  )(include_top=False, weights=None, input_shape=(32, 32, 3))
-  expected = sum(int(np.prod(v.shape)) for v in keras_model.trainable_variables)
-  # Keras ends in a layer norm of its own when it has no top.
-  assert _num_trainable(convnext.ConvNeXt(variant), 3) == expected
+def test_every_size_has_a_published_count():
+  sizes = {str(p.relative_to(_ROOT)) for p in _ROOT.glob("gin/sizes/*.gin")}
+  assert sizes < _PUBLISHED.keys()
 
 
 _SMALL = [
@@ -73,7 +96,7 @@ _NAMES = ["resnet18", "resnet50", "efficientnet", "convnext"]
 @pytest.mark.parametrize("make", _SMALL, ids=_NAMES)
 def test_any_size_of_input_gives_a_finite_embedding(make):
   model = make()
-  for num_frames, num_bands in ((32, 32), (101, 64), (77, 128)):
+  for num_frames, num_bands in ((32, 32), (101, 64), (77, 128), (40, 224)):
     features = tf.random.stateless_normal([2, num_frames, num_bands, 1], _SEED)
     embedding = model(features).numpy()
     assert embedding.shape == (2, model.embedding_size)
@@ -95,14 +118,73 @@ def test_every_parameter_gets_a_gradient(make):
     assert np.isfinite(gradient.numpy()).all(), variable.name
 
 
-def test_xla_agrees_on_the_forward_pass_in_training():
-  model = resnet.ResNet(18, width=8)
+# A few small blocks of each kind: to compile them all takes minutes.
+@pytest.mark.parametrize(
+  ("module", "table", "shortened", "make"),
+  [
+    (
+      resnet,
+      "_STAGES",
+      {18: ((1, 1), False)},
+      lambda: resnet.ResNet(18, width=8),
+    ),
+    (
+      efficientnet,
+      "_STAGES",
+      ((1, 3, 1, 16, 1), (6, 5, 2, 24, 2)),
+      lambda: efficientnet.EfficientNet("b0", stochastic_depth_rate=0.5),
+    ),
+    (
+      convnext,
+      "_VARIANTS",
+      {"tiny": ((1, 2), (8, 16))},
+      lambda: convnext.ConvNeXt("tiny", stochastic_depth_rate=0.5),
+    ),
+  ],
+  ids=["resnet", "efficientnet", "convnext"],
+)
+def test_xla_compiles_training_forward_and_backward(
+  monkeypatch, module, table, shortened, make
+):
+  monkeypatch.setattr(module, table, shortened)
+  model = make()
+  features = tf.random.stateless_normal([8, 64, 32, 1], _SEED)
+  model(features)
+
+  def gradients(features, seed):
+    with tf.GradientTape() as tape:
+      embedding = model(features, training=True, seed=seed)
+      loss = tf.reduce_sum(embedding**2 + embedding)
+    return tape.gradient(loss, model.trainable_variables)
+
+  eager = gradients(features, _SEED)
+  compiled = tf.function(gradients, jit_compile=True)(features, _SEED)
+  # A shift before a batch norm has a gradient of 0, and only noise to compare.
+  noise = 1e-4 * max(np.abs(b).max() for b in eager)
+  for variable, a, b in zip(model.trainable_variables, compiled, eager):
+    tolerance = 1e-2 * np.abs(b).max() + noise
+    np.testing.assert_allclose(a, b, atol=tolerance, err_msg=variable.name)
+
+
+@pytest.mark.parametrize("make", _SMALL, ids=_NAMES)
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(make):
   features = tf.random.stateless_normal([4, 64, 32, 1], _SEED)
-  expected = model(features, training=True)
-  compiled = tf.function(
-    lambda x: model(x, training=True, seed=_SEED), jit_compile=True
-  )
-  np.testing.assert_allclose(compiled(features), expected, atol=1e-4)
+  exact = make()
+  expected = exact(features).numpy()
+  tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+  try:
+    model = make()
+    model(features)
+    for variable, value in zip(model.variables, exact.variables):
+      variable.assign(value)
+    embedding = model(features)
+  finally:
+    tf.keras.mixed_precision.set_global_policy("float32")
+  assert embedding.dtype == tf.bfloat16
+  assert {v.dtype for v in model.variables} == {tf.float32}
+  actual = tf.cast(embedding, tf.float32).numpy()
+  # 8 bits of mantissa, through some dozens of layers.
+  assert np.abs(actual - expected).max() < 0.1 * np.abs(expected).max()
 
 
 def test_evaluation_is_deterministic_and_training_follows_the_seed():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import stochastic
+from tf_audioset.models import pooling, stochastic
 
 # Blocks and channels of the four stages: section 3.1 of the paper.
 _VARIANTS = {
@@ -51,7 +51,7 @@ class ConvNeXt(tf.keras.Model):
         f"ConvNeXt.variant is {variant!r}; allowed are {[*_VARIANTS]}."
       )
     blocks_a_stage, channels_a_stage = _VARIANTS[variant]
-    self._stages = []
+    self.stages = []
     for stage, (num_blocks, channels) in enumerate(
       zip(blocks_a_stage, channels_a_stage)
     ):
@@ -61,12 +61,12 @@ class ConvNeXt(tf.keras.Model):
       if stage:
         reduction.reverse()
       blocks = [_Block(channels, approximate_gelu) for _ in range(num_blocks)]
-      self._stages.append((reduction, blocks))
+      self.stages.append((reduction, blocks))
     num_blocks = sum(blocks_a_stage)
     self._drop_rates = [
       stochastic_depth_rate * i / (num_blocks - 1) for i in range(num_blocks)
     ]
-    self._final_norm = _layer_norm() if final_norm else None
+    self.norm = _layer_norm() if final_norm else None
     self.embedding_size = channels_a_stage[-1]
 
   def call(
@@ -87,7 +87,7 @@ class ConvNeXt(tf.keras.Model):
     """
     x = features
     layer = 0
-    for reduction, blocks in self._stages:
+    for reduction, blocks in self.stages:
       for part in reduction:
         x = part(x)
       for block in blocks:
@@ -97,8 +97,8 @@ class ConvNeXt(tf.keras.Model):
           branch = stochastic.drop_path(branch, rate, seed, layer)
         x += branch
         layer += 1
-    x = tf.reduce_mean(x, axis=[1, 2])
-    return x if self._final_norm is None else self._final_norm(x)
+    x = pooling.mean(x)
+    return x if self.norm is None else self.norm(x)
 
 
 class _Block(tf.keras.layers.Layer):
@@ -109,19 +109,19 @@ class _Block(tf.keras.layers.Layer):
     self._channels = channels
     self._approximate_gelu = approximate_gelu
     # Not a grouped Conv2D, which on a CPU is 20 times slower.
-    self._depthwise = tf.keras.layers.DepthwiseConv2D(
+    self.depthwise = tf.keras.layers.DepthwiseConv2D(
       7, padding="same", depthwise_initializer=_initializer()
     )
-    self._norm = _layer_norm()
-    self._widen = tf.keras.layers.Dense(
+    self.norm = _layer_norm()
+    self.widen = tf.keras.layers.Dense(
       4 * channels, kernel_initializer=_initializer()
     )
-    self._narrow = tf.keras.layers.Dense(
+    self.narrow = tf.keras.layers.Dense(
       channels, kernel_initializer=_initializer()
     )
 
   def build(self, input_shape):
-    self._scale = self.add_weight(
+    self.scale = self.add_weight(
       name="layer_scale",
       shape=[self._channels],
       initializer=tf.keras.initializers.Constant(_LAYER_SCALE),
@@ -129,9 +129,9 @@ class _Block(tf.keras.layers.Layer):
     super().build(input_shape)
 
   def call(self, x):
-    x = self._widen(self._norm(self._depthwise(x)))
+    x = self.widen(self.norm(self.depthwise(x)))
     x = tf.nn.gelu(x, approximate=self._approximate_gelu)
-    return self._narrow(x) * self._scale
+    return self.narrow(x) * self.scale
 
 
 def _conv(channels, size):

@@ -12,7 +12,7 @@ import math
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import stochastic
+from tf_audioset.models import pooling, stochastic
 
 # Width and depth multipliers: table 8 of the authors' code, section 3.3.
 _VARIANTS = {
@@ -74,13 +74,13 @@ class EfficientNet(tf.keras.Model):
     width, depth = _VARIANTS[variant]
     norm = dict(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon)
     in_channels = _round_channels(_STEM_CHANNELS * width)
-    self._stem = _conv(in_channels, 3, 2)
-    self._stem_norm = tf.keras.layers.BatchNormalization(**norm)
-    self._blocks = []
+    self.stem = _conv(in_channels, 3, 2)
+    self.stem_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.blocks = []
     for expansion, size, stride, channels, num_blocks in _STAGES:
       channels = _round_channels(channels * width)
       for i in range(math.ceil(num_blocks * depth)):
-        self._blocks.append(
+        self.blocks.append(
           _Block(
             in_channels,
             channels,
@@ -93,12 +93,12 @@ class EfficientNet(tf.keras.Model):
         )
         in_channels = channels
     self._drop_rates = [
-      stochastic_depth_rate * i / len(self._blocks)
-      for i in range(len(self._blocks))
+      stochastic_depth_rate * i / len(self.blocks)
+      for i in range(len(self.blocks))
     ]
     self.embedding_size = _round_channels(_HEAD_CHANNELS * width)
-    self._head = _conv(self.embedding_size, 1, 1)
-    self._head_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.head = _conv(self.embedding_size, 1, 1)
+    self.head_norm = tf.keras.layers.BatchNormalization(**norm)
 
   def call(
     self, features: tf.Tensor, training: bool = False, seed=None
@@ -117,16 +117,16 @@ class EfficientNet(tf.keras.Model):
     Raises:
       ValueError: If blocks are to be dropped without a seed.
     """
-    x = tf.nn.silu(self._stem_norm(self._stem(features), training=training))
-    for layer, (block, rate) in enumerate(zip(self._blocks, self._drop_rates)):
+    x = tf.nn.silu(self.stem_norm(self.stem(features), training=training))
+    for layer, (block, rate) in enumerate(zip(self.blocks, self._drop_rates)):
       branch = block(x, training=training)
       if block.has_shortcut:
         if training:
           branch = stochastic.drop_path(branch, rate, seed, layer)
         branch += x
       x = branch
-    x = tf.nn.silu(self._head_norm(self._head(x), training=training))
-    return tf.reduce_mean(x, axis=[1, 2])
+    x = tf.nn.silu(self.head_norm(self.head(x), training=training))
+    return pooling.mean(x)
 
 
 class _Block(tf.keras.layers.Layer):
@@ -138,34 +138,34 @@ class _Block(tf.keras.layers.Layer):
     super().__init__()
     inner = in_channels * expansion
     self.has_shortcut = stride == 1 and in_channels == channels
-    self._expand = None
+    self.expand = None
     if expansion != 1:
-      self._expand = _conv(inner, 1, 1)
-      self._expand_norm = tf.keras.layers.BatchNormalization(**norm)
-    self._depthwise = tf.keras.layers.DepthwiseConv2D(
+      self.expand = _conv(inner, 1, 1)
+      self.expand_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.depthwise = tf.keras.layers.DepthwiseConv2D(
       size,
       stride,
       padding="same",
       use_bias=False,
       depthwise_initializer=_initializer(),
     )
-    self._depthwise_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.depthwise_norm = tf.keras.layers.BatchNormalization(**norm)
     squeezed = max(1, int(in_channels * _SQUEEZE))
-    self._squeeze = _conv(squeezed, 1, 1, use_bias=se_bias)
-    self._excite = _conv(inner, 1, 1, use_bias=se_bias)
-    self._project = _conv(channels, 1, 1)
-    self._project_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.squeeze = _conv(squeezed, 1, 1, use_bias=se_bias)
+    self.excite = _conv(inner, 1, 1, use_bias=se_bias)
+    self.project = _conv(channels, 1, 1)
+    self.project_norm = tf.keras.layers.BatchNormalization(**norm)
 
   def call(self, x, training=False):
-    if self._expand is not None:
-      x = self._expand_norm(self._expand(x), training=training)
+    if self.expand is not None:
+      x = self.expand_norm(self.expand(x), training=training)
       x = tf.nn.silu(x)
-    x = self._depthwise_norm(self._depthwise(x), training=training)
+    x = self.depthwise_norm(self.depthwise(x), training=training)
     x = tf.nn.silu(x)
-    gate = tf.reduce_mean(x, axis=[1, 2], keepdims=True)
-    gate = self._excite(tf.nn.silu(self._squeeze(gate)))
-    x = self._project(x * tf.sigmoid(gate))
-    return self._project_norm(x, training=training)
+    gate = pooling.mean(x, keepdims=True)
+    gate = self.excite(tf.nn.silu(self.squeeze(gate)))
+    x = self.project(x * tf.sigmoid(gate))
+    return self.project_norm(x, training=training)
 
 
 def _round_channels(channels: float) -> int:

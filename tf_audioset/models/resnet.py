@@ -11,6 +11,8 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
+from tf_audioset.models import pooling
+
 # Blocks in the four stages, and whether they are bottlenecks.
 _STAGES = {
   18: ((2, 2, 2, 2), False),
@@ -52,17 +54,17 @@ class ResNet(tf.keras.Model):
       raise ValueError(f"ResNet.depth is {depth}; allowed are {[*_STAGES]}.")
     blocks_a_stage, bottleneck = _STAGES[depth]
     norm = dict(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon)
-    self._stem = _conv(width, 7, 2, padding="valid")
-    self._stem_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.stem = _conv(width, 7, 2, padding="valid")
+    self.stem_norm = tf.keras.layers.BatchNormalization(**norm)
     self._pool = tf.keras.layers.MaxPool2D(3, 2, padding="same")
-    self._blocks = []
+    self.blocks = []
     in_channels = width
     for stage, num_blocks in enumerate(blocks_a_stage):
       for i in range(num_blocks):
         stride = 2 if stage and not i else 1
         block = _Block(width << stage, stride, in_channels, bottleneck, norm)
         in_channels = block.out_channels
-        self._blocks.append(block)
+        self.blocks.append(block)
     self.embedding_size = in_channels
 
   def call(
@@ -81,11 +83,11 @@ class ResNet(tf.keras.Model):
     del seed
     # The reference pads 3 on each side here; elsewhere "same" is its padding.
     x = tf.pad(features, [[0, 0], [3, 3], [3, 3], [0, 0]])
-    x = tf.nn.relu(self._stem_norm(self._stem(x), training=training))
+    x = tf.nn.relu(self.stem_norm(self.stem(x), training=training))
     x = self._pool(x)
-    for block in self._blocks:
+    for block in self.blocks:
       x = block(x, training=training)
-    return tf.reduce_mean(x, axis=[1, 2])
+    return pooling.mean(x)
 
 
 class _Block(tf.keras.layers.Layer):
@@ -95,27 +97,27 @@ class _Block(tf.keras.layers.Layer):
     super().__init__()
     self.out_channels = channels * (_EXPANSION if bottleneck else 1)
     if bottleneck:
-      self._convs = [
+      self.convs = [
         _conv(channels, 1, 1),
         _conv(channels, 3, stride),
         _conv(self.out_channels, 1, 1),
       ]
     else:
-      self._convs = [_conv(channels, 3, stride), _conv(channels, 3, 1)]
-    self._norms = [
-      tf.keras.layers.BatchNormalization(**norm) for _ in self._convs
+      self.convs = [_conv(channels, 3, stride), _conv(channels, 3, 1)]
+    self.norms = [
+      tf.keras.layers.BatchNormalization(**norm) for _ in self.convs
     ]
-    self._projection = None
+    self.projection = None
     if stride != 1 or in_channels != self.out_channels:
-      self._projection = _conv(self.out_channels, 1, stride)
-      self._projection_norm = tf.keras.layers.BatchNormalization(**norm)
+      self.projection = _conv(self.out_channels, 1, stride)
+      self.projection_norm = tf.keras.layers.BatchNormalization(**norm)
 
   def call(self, x, training=False):
     shortcut = x
-    if self._projection is not None:
-      shortcut = self._projection_norm(self._projection(x), training=training)
-    for conv, norm in zip(self._convs, self._norms):
-      if conv is not self._convs[0]:
+    if self.projection is not None:
+      shortcut = self.projection_norm(self.projection(x), training=training)
+    for conv, norm in zip(self.convs, self.norms):
+      if conv is not self.convs[0]:
         x = tf.nn.relu(x)
       x = norm(conv(x), training=training)
     return tf.nn.relu(x + shortcut)

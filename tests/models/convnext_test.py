@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ConvNeXt against the one of keras.applications, weights copied."""
+
+import numpy as np
+import tensorflow as tf
+
+from tf_audioset.models import convnext
+
+
+def test_tiny_gives_the_features_of_keras_applications():
+  keras_model = tf.keras.applications.ConvNeXtTiny(
+    include_top=False,
+    include_preprocessing=False,
+    weights=None,
+    input_shape=(64, 96, 3),
+    pooling="avg",
+  )
+  model = convnext.ConvNeXt("tiny", final_norm=True)
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=[2, 64, 96, 3]).astype(np.float32)
+  model(features)
+  ours, theirs = _by_kind(model), _by_kind(keras_model)
+  assert ours.keys() == theirs.keys()
+  for kind in ours:
+    assert len(ours[kind]) == len(theirs[kind]), kind
+    for our, their in zip(ours[kind], theirs[kind]):
+      if "depthwise" in our.name and kind[1] == 4:
+        # Keras's is a grouped convolution, [7, 7, 1, channels].
+        our.assign(tf.transpose(their, [0, 1, 3, 2]))
+        continue
+      assert our.shape == their.shape, (our.name, their.name)
+      if their.shape.rank == 1:
+        # Layer scales of 1e-6 would hide whatever the blocks compute.
+        low = 0.2 if kind[0] in ("gamma", "layer_scale") else -0.5
+        their.assign(rng.uniform(low, low + 1.0, their.shape))
+      our.assign(their)
+  expected = keras_model(features, training=False).numpy()
+  actual = model(features).numpy()
+  np.testing.assert_allclose(actual, expected, atol=1e-4 * expected.std())
+  assert np.abs(actual - _without(model, features)).max() > expected.std()
+
+
+def _by_kind(model):
+  """Weights by name and rank: the two order the parts of a block alike, but
+  not the layer scale among them.
+  """
+  result = {}
+  for v in model.trainable_variables:
+    name = v.name.split("/")[-1].split(":")[0]
+    if name == "gamma" and "layer_scale" in v.name:
+      name = "layer_scale"
+    name = "kernel" if name == "depthwise_kernel" else name
+    result.setdefault((name, v.shape.rank), []).append(v)
+  return result
+
+
+def _without(model, features):
+  """The embedding when every block's branch is nothing."""
+  for v in model.trainable_variables:
+    if "layer_scale" in v.name:
+      v.assign(tf.zeros_like(v))
+  return model(features).numpy()
+
+
+def test_without_the_final_norm_the_embedding_is_the_plain_mean():
+  features = tf.random.stateless_normal([2, 64, 32, 1], [1, 2])
+  normed, plain = (convnext.ConvNeXt(final_norm=norm) for norm in (True, False))
+  normed(features), plain(features)
+  for our, their in zip(plain.variables, normed.variables):
+    our.assign(their)
+  assert len(normed.variables) - len(plain.variables) == 2
+  x = plain(features).numpy()
+  x = x - x.mean(-1, keepdims=True)
+  expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+  np.testing.assert_allclose(normed(features), expected, atol=1e-4)

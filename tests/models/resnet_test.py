@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ResNet against the same network written with tf.nn and explicit padding."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_audioset.models import resnet
+
+_SEED = tf.constant([1, 2])
+_EPSILON = 1e-5
+_MOMENTUM = 0.9
+
+
+def _randomise(model):
+  """Statistics and scales away from 0 and 1, which would hide mistakes."""
+  rng = np.random.default_rng(0)
+  for v in model.weights:
+    if v.shape.rank == 1:
+      low = -0.5 if "beta" in v.name or "mean" in v.name else 0.5
+      v.assign(rng.uniform(low, low + 1.0, v.shape))
+
+
+def _same(x, size, stride):
+  """Pads with zeros as "same" is defined: the odd one at the end."""
+  padding = [[0, 0]]
+  for length in x.shape[1:3]:
+    total = max((-(-length // stride) - 1) * stride + size - length, 0)
+    padding.append([total // 2, total - total // 2])
+  return tf.pad(x, [*padding, [0, 0]])
+
+
+class _Reference:
+  """The forward pass; kernels and norms each in the order of their use."""
+
+  def __init__(self, model, training):
+    trainable = [tf.constant(v) for v in model.trainable_variables]
+    self.kernels = [v for v in trainable if v.shape.rank == 4]
+    self.scales = [v for v in trainable if v.shape.rank == 1]
+    self.statistics = [tf.constant(v) for v in model.non_trainable_variables]
+    self.new_statistics = []
+    self.training = training
+    self.shapes = []
+
+  def conv(self, x, stride):
+    kernel = self.kernels.pop(0)
+    x = _same(x, kernel.shape[0], stride)
+    return tf.nn.conv2d(x, kernel, stride, "VALID")
+
+  def norm(self, x):
+    gamma, beta = self.scales.pop(0), self.scales.pop(0)
+    mean, variance = self.statistics.pop(0), self.statistics.pop(0)
+    if self.training:
+      count = np.prod(x.shape[:3])
+      batch_mean = tf.reduce_mean(x, [0, 1, 2])
+      batch_variance = tf.reduce_mean((x - batch_mean) ** 2, [0, 1, 2])
+      # Keras records the unbiased variance in its fused kernel.
+      unbiased = batch_variance * count / (count - 1)
+      self.new_statistics += [
+        _MOMENTUM * mean + (1 - _MOMENTUM) * batch_mean,
+        _MOMENTUM * variance + (1 - _MOMENTUM) * unbiased,
+      ]
+      mean, variance = batch_mean, batch_variance
+    return (x - mean) / tf.sqrt(variance + _EPSILON) * gamma + beta
+
+  def __call__(self, x, blocks_a_stage, bottleneck):
+    x = tf.pad(x, [[0, 0], [3, 3], [3, 3], [0, 0]])
+    x = tf.nn.conv2d(x, self.kernels.pop(0), 2, "VALID")
+    x = tf.nn.relu(self.norm(x))
+    x = tf.nn.max_pool2d(_same(x, 3, 2), 3, 2, "VALID")
+    for stage, num_blocks in enumerate(blocks_a_stage):
+      for i in range(num_blocks):
+        stride = 2 if stage and not i else 1
+        strides = (1, stride, 1) if bottleneck else (stride, 1)
+        shortcut = x
+        for j, s in enumerate(strides):
+          x = self.norm(self.conv(x if not j else tf.nn.relu(x), s))
+        if not i and (stage or bottleneck):
+          shortcut = self.norm(self.conv(shortcut, stride))
+        x = tf.nn.relu(x + shortcut)
+      self.shapes.append(tuple(x.shape))
+    return tf.reduce_mean(x, [1, 2])
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+  ("depth", "blocks_a_stage"), [(18, (2, 2, 2, 2)), (50, (3, 4, 6, 3))]
+)
+def test_it_equals_the_network_of_explicit_operations(
+  depth, blocks_a_stage, training
+):
+  model = resnet.ResNet(depth, width=8)
+  features = tf.random.stateless_normal([3, 101, 64, 2], _SEED)
+  model(features)
+  _randomise(model)
+  reference = _Reference(model, training)
+  expected = reference(features, blocks_a_stage, depth >= 50).numpy()
+  assert not reference.kernels + reference.scales + reference.statistics
+  widen = 4 if depth >= 50 else 1
+  assert reference.shapes == [
+    (3, 26, 16, 8 * widen),
+    (3, 13, 8, 16 * widen),
+    (3, 7, 4, 32 * widen),
+    (3, 4, 2, 64 * widen),
+  ]
+  actual = model(features, training=training).numpy()
+  # Dividing by the spread of few values, 50 times, magnifies the rounding.
+  tolerance = (1e-3 if training else 1e-4) * expected.std()
+  np.testing.assert_allclose(actual, expected, atol=tolerance)
+  if training:
+    for new, v in zip(reference.new_statistics, model.non_trainable_variables):
+      np.testing.assert_allclose(v, new, rtol=1e-3, atol=1e-4)
