@@ -198,28 +198,34 @@ def test_frozen_and_half_precision_arrays_are_read(tmp_path):
   }
 
 
-def test_what_is_no_checkpoint_is_one_line(tmp_path):
+def test_what_is_no_checkpoint_is_refused(tmp_path):
   whole = _packed(tmp_path / "whole.msgpack").read_bytes()
-  (tmp_path / "half.msgpack").write_bytes(whole[: len(whole) // 2])
-  _packed(tmp_path / "few.msgpack", num_classes=50)
-  (tmp_path / "noise.msgpack").write_bytes(bytes(range(256)))
+  contents = {"half": whole[: len(whole) // 2], "noise": bytes(range(256))}
+  for name, content in contents.items():
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="not a whole checkpoint") as error:
+      audax.read_checkpoint(str(tmp_path / name))
+    assert "\n" not in str(error.value)
+  with pytest.raises(ValueError, match="none: cannot be read"):
+    audax.read_checkpoint(str(tmp_path / "none"))
 
-  def refuse(name, *more):
+
+def test_a_wrong_checkpoint_is_one_line(tmp_path):
+  _packed(tmp_path / "few.msgpack", num_classes=50)
+  _packed(tmp_path / "other.msgpack")
+
+  def refuse(name):
     return command.fail(
       "tools/import_audax.py",
       f"--checkpoint={tmp_path / name}",
       "--model=resnet18",
       f"--saved_model={tmp_path / 'model'}",
-      *more,
     )
 
-  assert "not a whole checkpoint" in refuse("half.msgpack")
-  assert "not a whole checkpoint" in refuse("noise.msgpack")
-  assert "cannot be read" in refuse("none.msgpack")
   assert "50 classes, but AudioSet has 527" in refuse("few.msgpack")
-  wrong = refuse("whole.msgpack")
-  assert "not the checkpoint of a resnet18: without" in wrong
-  assert "batch_stats/encoder/ResNetBlock_0/BatchNorm_0/mean" in wrong
+  error = refuse("other.msgpack")
+  assert "other.msgpack: not the checkpoint of a resnet18: without" in error
+  assert "batch_stats/encoder/ResNetBlock_0/BatchNorm_0/mean" in error
   assert not (tmp_path / "model").exists()
 
 

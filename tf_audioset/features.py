@@ -241,7 +241,8 @@ class LogSpectrogram(tf.keras.layers.Layer):
     engine: str = "auto",
   ):
     """See `LogMel`, which has the same arguments and more."""
-    super().__init__(dtype=tf.float32, name="log_spectrogram")
+    # float32 whatever the policy: a log of bfloat16 powers has lost the signal.
+    super().__init__(dtype=tf.float32)
     self._stft = dict(
       window_samples=window_samples,
       hop_samples=hop_samples,
@@ -265,7 +266,7 @@ class LogSpectrogram(tf.keras.layers.Layer):
 
 
 @gin.register
-class LogMel(tf.keras.layers.Layer):
+class LogMel(LogSpectrogram):
   """log(clip(mel(power spectrogram))): the front end of every model here.
 
   Reference: Kong et al., "PANNs", 2020, section III.A, with the window, hop,
@@ -305,18 +306,15 @@ class LogMel(tf.keras.layers.Layer):
       alignment: One of `ALIGNMENTS`.
       engine: One of `ENGINES`.
     """
-    # float32 whatever the policy: a log of bfloat16 powers has lost the signal.
-    super().__init__(dtype=tf.float32, name="log_mel")
-    self.sample_rate_hz = sample_rate_hz
-    self.num_mels = num_mels
-    self._stft = dict(
-      window_samples=window_samples,
-      hop_samples=hop_samples,
-      fft_samples=fft_samples,
-      alignment=alignment,
-      engine=engine,
+    super().__init__(
+      window_samples,
+      hop_samples,
+      fft_samples,
+      min_power,
+      max_power,
+      alignment,
+      engine,
     )
-    self._limits = (min_power, max_power)
     self._filterbank = mel_filterbank(
       num_mels=num_mels,
       fft_samples=fft_samples,
