@@ -14,6 +14,9 @@ import sys
 
 import pytest
 
+if sys.version_info < (3, 10):
+  pytest.skip("needs sys.stdlib_module_names", allow_module_level=True)
+
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _FOLDERS = (
   "tf_audioset",
