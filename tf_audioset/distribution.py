@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import socket
+
 import tensorflow as tf
 from official.common import distribute_utils
+
+_SECONDS = 10  # To reach a TPU's host; seconds in a network are long.
 
 
 def strategy(tpu: str | None) -> tf.distribute.Strategy:
@@ -22,6 +26,10 @@ def strategy(tpu: str | None) -> tf.distribute.Strategy:
   """
   if tpu:
     try:
+      if tpu.startswith("grpc://"):
+        # TensorFlow itself would wait for minutes.
+        host, _, port = tpu[len("grpc://") :].partition(":")
+        socket.create_connection((host, int(port)), _SECONDS).close()
       return distribute_utils.get_distribution_strategy("tpu", tpu_address=tpu)
     except Exception as e:  # The resolver raises whatever its HTTP client does.
       reason = str(e).strip().splitlines() or [type(e).__name__]
