@@ -1,11 +1,12 @@
 # Set-up and the two commands of the README:
 #   make quickstart   environment, then the main job on a synthetic dataset
 #   make test         environment, then format, lint and tests
-# Also: make lock (renew requirements.txt), make clean.
+# Also: make lock (renew the requirements files), make clean.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+LOCKS := requirements.txt requirements-3.10.txt requirements-3.9.txt
 OUT := quickstart
 
 .PHONY: quickstart test format lock clean
@@ -36,26 +37,29 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The lock is for Python 3.11; 3.9 and 3.10 resolve setup.py's ranges.
-$(INSTALLED): requirements.txt setup.py
+# A lock for each Python: without one, pip was seen to search for half an hour.
+$(INSTALLED): $(LOCKS) setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' \
 	  || { echo "tf_audioset needs Python 3.9, 3.10 or 3.11, best 3.11, and $(PYTHON) is not one: install it, then run make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv \
 	  || { echo "$(PYTHON) cannot make environments: on Debian and Ubuntu, install python3.11-venv" >&2; rm -rf .venv; exit 1; }
 	@echo "installing TensorFlow and the rest into .venv: a few minutes, once"
-	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
-	  then $(BIN)/pip install -qq --require-hashes -r requirements.txt; \
-	  else $(BIN)/pip install -qq -e '.[test]'; fi
+	@version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  lock=requirements-$$version.txt; [ $$version = 3.11 ] && lock=requirements.txt; \
+	  $(BIN)/pip install -qq --require-hashes -r $$lock
 	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet uv
-	.venv-lock/bin/uv pip compile --quiet --upgrade --python-version 3.11 \
-	  --generate-hashes --extra test setup.py -o requirements.txt \
-	  --custom-compile-command 'make lock'
+	for version in 3.9 3.10 3.11; do \
+	  lock=requirements-$$version.txt; [ $$version = 3.11 ] && lock=requirements.txt; \
+	  .venv-lock/bin/uv pip compile --quiet --upgrade --python-version $$version \
+	    --generate-hashes --extra test setup.py -o $$lock \
+	    --custom-compile-command 'make lock' || exit; \
+	done
 	rm -rf .venv-lock
 
 clean:
