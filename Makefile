@@ -38,6 +38,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 # A lock for each Python: without one, pip was seen to search for half an hour.
+# --no-deps: the locks are complete, and an old pip stumbles over extras.
 $(INSTALLED): $(LOCKS) setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' \
 	  || { echo "tf_audioset needs Python 3.9, 3.10 or 3.11, best 3.11, and $(PYTHON) is not one: install it, then run make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -47,7 +48,7 @@ $(INSTALLED): $(LOCKS) setup.py
 	@echo "installing TensorFlow and the rest into .venv: a few minutes, once"
 	@version=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	  lock=requirements-$$version.txt; [ $$version = 3.11 ] && lock=requirements.txt; \
-	  $(BIN)/pip install -qq --require-hashes -r $$lock
+	  $(BIN)/pip install -qq --no-deps --require-hashes -r $$lock
 	@$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
