@@ -183,7 +183,10 @@ def test_frozen_and_half_precision_arrays_are_read(tmp_path):
   path.write_bytes(
     _pack(
       {
-        "params": {"fc": {"bias": np.float32([1, 2])}},
+        "params": {
+          "fc": {"bias": np.float32([1, 2])},
+          "encoder": {"bias": np.float32([4])},
+        },
         "frozen_params": {"encoder": {"gamma": half}},
         "opt_state": {"0": {"mu": np.zeros(9, np.float32)}},
         "batch_stats": {"encoder": {"mean": np.float32([3])}},
@@ -193,6 +196,7 @@ def test_frozen_and_half_precision_arrays_are_read(tmp_path):
   arrays = audax.read_checkpoint(str(path))
   assert {name: a.astype(float).tolist() for name, a in arrays.items()} == {
     "params/fc/bias": [1, 2],
+    "params/encoder/bias": [4],
     "params/encoder/gamma": [0, 1, 2],
     "batch_stats/encoder/mean": [3],
   }

@@ -16,7 +16,6 @@ import tensorflow as tf
 
 # flax's msgpack extension types of an array and of a NumPy scalar.
 _ARRAY_TYPES = (1, 3)
-_COLLECTIONS = ("params", "batch_stats")
 
 
 def read_checkpoint(path: str) -> dict[str, np.ndarray]:
@@ -38,9 +37,11 @@ def read_checkpoint(path: str) -> dict[str, np.ndarray]:
     raise ValueError(f"{path}: cannot be read: {e.message}") from e
   try:
     tree = msgpack.unpackb(content, ext_hook=_array, strict_map_key=False)
-    params = {**tree["params"], **(tree.get("frozen_params") or {})}
-    arrays = _flatten(params, "params")
-    return {**arrays, **_flatten(tree.get("batch_stats") or {}, "batch_stats")}
+    return {
+      **_flatten(tree["params"], "params"),
+      **_flatten(tree.get("frozen_params") or {}, "params"),
+      **_flatten(tree.get("batch_stats") or {}, "batch_stats"),
+    }
   # msgpack raises what it likes, of several families.
   except Exception as e:
     raise ValueError(
