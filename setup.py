@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packaging: the ranges that the code needs. requirements.txt is the lock."""
+"""Packaging: the ranges the code needs. requirements*.txt are the locks."""
 
 import sys
 

@@ -192,10 +192,11 @@ def exact_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
       (np.float32(b).view(np.int32) & _UPPER_HALF).view(np.float32)
     )
     b = b - b_parts[-1]
+  b_parts = [tf.constant(part) for part in b_parts]
   # Smallest first, so that the small ones are not lost.
   return tf.add_n(
     [
-      tf.matmul(a_parts[i], tf.constant(b_parts[order - i]))
+      tf.matmul(a_parts[i], b_parts[order - i])
       for order in (3, 2, 1, 0)
       for i in range(min(order, 2) + 1)
     ]
