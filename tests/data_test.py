@@ -19,8 +19,22 @@ def _folder(tmp_path_factory):
   return str(folder)
 
 
-def _training(folder, num_batches, batch_size=8, first_step=0, seed=1):
+@pytest.fixture(name="split", params=["indexed", "compressed"])
+def _split(request, folder, tmp_path):
+  """The training split, and the same as audax stores it: without an index."""
   split = records.find_split(folder, "train")
+  if request.param == "indexed":
+    return split
+  files = []
+  for i, file in enumerate(split.files):
+    files.append(str(tmp_path / f"{i}.tfrec"))
+    with tf.io.TFRecordWriter(files[-1], "ZLIB") as writer:
+      for record in tf.data.TFRecordDataset(file):
+        writer.write(record.numpy())
+  return dataclasses.replace(split, files=files, compression="ZLIB", index=None)
+
+
+def _training(split, num_batches, batch_size=8, first_step=0, seed=1):
   batches = data.Pipeline(crop_seconds=0.5).training(
     split,
     num_classes=3,
@@ -51,8 +65,8 @@ def _sources(waveforms, clips):
   return found
 
 
-def test_an_epoch_holds_every_clip_once_at_random_places(folder):
-  waveforms = np.concatenate([w for w, _ in _training(folder, 6)])
+def test_an_epoch_holds_every_clip_once_at_random_places(split):
+  waveforms = np.concatenate([w for w, _ in _training(split, 6)])
   assert waveforms.shape == (48, 8000)
   assert waveforms.dtype == np.int16
   sources = _sources(waveforms, _whole_clips("train", 24))
@@ -66,32 +80,28 @@ def test_an_epoch_holds_every_clip_once_at_random_places(folder):
   assert min(starts) < 1500 and max(starts) > 6500
 
 
-def test_batches_that_do_not_divide_the_epoch_lose_nothing(folder):
-  waveforms = np.concatenate(
-    [w for w, _ in _training(folder, 24, batch_size=7)]
-  )
+def test_batches_that_do_not_divide_the_epoch_lose_nothing(split):
+  waveforms = np.concatenate([w for w, _ in _training(split, 24, batch_size=7)])
   sources = _sources(waveforms[:168], _whole_clips("train", 24))
   counts = collections.Counter(clip for clip, _ in sources)
   assert set(counts.values()) == {7}
 
 
 @pytest.mark.parametrize("first_step", [1, 3, 7])
-def test_a_later_start_continues_the_same_stream(folder, first_step):
-  whole = _training(folder, 10, batch_size=7)
-  rest = _training(folder, 10 - first_step, batch_size=7, first_step=first_step)
+def test_a_later_start_continues_the_same_stream(split, first_step):
+  whole = _training(split, 10, batch_size=7)
+  rest = _training(split, 10 - first_step, batch_size=7, first_step=first_step)
   for (w1, t1), (w2, t2) in zip(whole[first_step:], rest):
     np.testing.assert_array_equal(w1, w2)
     np.testing.assert_array_equal(t1, t2)
 
 
-def test_another_seed_is_another_order(folder):
-  first, second = _training(folder, 1), _training(folder, 1, seed=2)
+def test_another_seed_is_another_order(split):
+  first, second = _training(split, 1), _training(split, 1, seed=2)
   assert (first[0][0] != second[0][0]).any()
 
 
-def test_two_hosts_share_the_stream(folder):
-  split = records.find_split(folder, "train")
-
+def test_two_hosts_share_the_stream(split):
   def host(i):
     context = tf.distribute.InputContext(2, i, 2)
     batches = data.Pipeline(crop_seconds=0.5).training(
@@ -101,7 +111,7 @@ def test_two_hosts_share_the_stream(folder):
 
   both = np.concatenate(host(0) + host(1))
   assert both.shape == (24, 8000)
-  alone = np.concatenate([w for w, _ in _training(folder, 3)])
+  alone = np.concatenate([w for w, _ in _training(split, 3)])
   assert {w.tobytes() for w in both} == {w.tobytes() for w in alone}
 
 
@@ -146,11 +156,11 @@ def test_a_clip_stays_in_its_part_when_clips_are_added(folder, tmp_path):
 
 def test_a_part_without_clips_or_ids_is_refused(folder):
   split = records.find_split(folder, "train")
-  empty = split.bucket_counts.index(0)
+  empty = int(np.flatnonzero(np.bincount(split.index.bucket) == 0)[0])
   with pytest.raises(ValueError, match="24 clips are too few"):
     split.part(empty, empty + 1)
   with pytest.raises(ValueError, match="prepare it again"):
-    dataclasses.replace(split, bucket_counts=None).part(0, 50)
+    dataclasses.replace(split, index=None).part(0, 50)
 
 
 def test_centre_crops_cover_every_clip_once(folder):
@@ -169,6 +179,25 @@ def test_centre_crops_cover_every_clip_once(folder):
   assert sorted(sources) == [(i, 4000) for i in range(10)]
   for (clip, _), target in zip(sources, targets[real]):
     assert list(np.flatnonzero(target)) == toy.clip(clip + 1000, 16000)[1]
+
+
+@pytest.mark.parametrize("num_hosts", [1, 2, 4])
+@pytest.mark.parametrize("batch_size", [8, 16, 40])
+def test_hosts_share_the_evaluation_and_have_as_many_batches(
+  split, num_hosts, batch_size
+):
+  found, num_batches = [], []
+  for i in range(num_hosts):
+    context = tf.distribute.InputContext(num_hosts, i, 2 * num_hosts)
+    batches = data.Pipeline(crop_seconds=0.5).centre_crops(
+      split, num_classes=3, batch_size=batch_size, context=context
+    )
+    indices = [index for index, _, _ in batches.as_numpy_iterator()]
+    assert {len(index) for index in indices} == {batch_size // (2 * num_hosts)}
+    found.extend(np.concatenate(indices))
+    num_batches.append(len(indices))
+  assert len(set(num_batches)) == 1
+  assert sorted(i for i in found if i >= 0) == list(range(24))
 
 
 def test_full_clips_are_whole_and_padded_only_when_short(folder):

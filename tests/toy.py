@@ -42,9 +42,11 @@ def write_dataset(
   splits = {}
   for split, num_clips in (("train", num_train), ("eval", num_eval)):
     shards = []
+    index = records.IndexBuilder()
     for shard in range(num_shards):
       name = f"{split}-{shard:05}-of-{num_shards:05}.tfrecord"
       members = range(shard, num_clips, num_shards)
+      index.next_shard()
       with tf.io.TFRecordWriter(str(folder / name)) as writer:
         for i in members:
           samples, present = clip(i + 1000 * (split == "eval"), num_samples)
@@ -53,6 +55,7 @@ def write_dataset(
           if clip_id == broken:
             record = records.serialize_encoded(clip_id, b"?", 1, [0], "flac")
           writer.write(record)
+          index.add(len(record), clip_id)
       shards.append(
         {
           "file": name,
@@ -60,14 +63,13 @@ def write_dataset(
           "num_bytes": (folder / name).stat().st_size,
         }
       )
+    index.build().write(str(folder / f"{split}.index.npz"))
     splits[split] = records.SplitInfo(
       num_clips=num_clips,
       total_seconds=num_clips * num_samples / 16000,
       shards=shards,
       ids_sha256="",
-      bucket_counts=records.count_buckets(
-        [f"{split}{i}" for i in range(num_clips)]
-      ),
+      index=f"{split}.index.npz",
     )
   records.write_dataset_info(
     str(folder),

@@ -2,9 +2,9 @@
 """Shards to batches: order, crop, padding, batch.
 
 The training stream is one long sequence: a permutation of all clips, then
-another, and so on. Position p of it, and the crop taken there, depend on the
-seed and p alone, so a run that starts at step s sees what one that never
-stopped would see.
+another, and so on. Which clip is at position p of it, and the crop taken there,
+depend on the seed and p alone, so a run that starts at step s sees what one
+that never stopped would see, and reads nothing of what came before.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from tf_audioset import randomness, records
 
 PADDINGS = ("repeat", "zero")
 
-# Shards that are read at the same time, which mixes their clips.
+# Of compressed shards, read at the same time, which mixes their clips.
 _OPEN_SHARDS = 16
+# Records on their way at the same time: a bucket answers slowly, but many.
+_PARALLEL_READS = 64
+# The end of an endless stream.
+_FOREVER = 1 << 62
 
 
 def pad(waveform: tf.Tensor, min_samples: int, padding: str) -> tf.Tensor:
@@ -65,7 +69,8 @@ class Pipeline:
     Args:
       crop_seconds: Length of a training example.
       padding: What clips shorter than that are filled with, see `pad`.
-      shuffle_clips: Clips held in memory to draw from (215 kB each as FLAC).
+      shuffle_clips: Only for compressed shards, which have no index: clips held
+        in memory to draw from (215 kB each as FLAC).
       decoder: "soundfile", or "tfio" (in the graph, slower).
 
     Raises:
@@ -113,30 +118,25 @@ class Pipeline:
       Batches (waveform int16 [b, crop_samples], targets float32
       [b, num_classes]); b is batch_size over the number of replicas.
     """
-    num_clips = tf.constant(split.num_clips, tf.int64)
     seed = tf.constant(seed, tf.int64)
-    first_position = first_step * batch_size
-    first_epoch = first_position // split.num_clips
-    start = first_position % split.num_clips
-
-    def epoch_records(epoch):
-      skipped = tf.where(epoch == first_epoch, tf.constant(start, tf.int64), 0)
-      shuffled = self._shuffled_records(split, seed, epoch).skip(skipped)
-      positions = tf.data.Dataset.range(epoch * num_clips + skipped, 1 << 62)
-      return tf.data.Dataset.zip((positions, shuffled))
 
     def example(position, serialized):
       where = randomness.uniform([], tf.stack([seed, position]))
       waveform, targets, _ = self._decode(serialized, num_classes, where)
       return waveform, targets
 
-    stream = tf.data.Dataset.range(first_epoch, 1 << 62).flat_map(epoch_records)
-    replicas = 1
-    if context is not None:
-      stream = stream.shard(
-        context.num_input_pipelines, context.input_pipeline_id
+    first_position = first_step * batch_size
+    if split.index is None:
+      stream = self._shuffled_records(split, seed, first_position)
+      stream, replicas = _share(stream, context)
+    else:
+      read = split.reader()
+      positions = tf.data.Dataset.range(first_position, _FOREVER)
+      positions, replicas = _share(positions, context)
+      stream = positions.map(
+        lambda p: (p, read(clip_at(p, split.num_clips, seed))),
+        num_parallel_calls=_PARALLEL_READS,
       )
-      replicas = context.num_replicas_in_sync
     return (
       stream.map(example, num_parallel_calls=tf.data.AUTOTUNE)
       .batch(batch_size // replicas, drop_remainder=True)
@@ -144,56 +144,71 @@ class Pipeline:
     )
 
   def centre_crops(
-    self, split: records.Split, *, num_classes: int, batch_size: int
+    self,
+    split: records.Split,
+    *,
+    num_classes: int,
+    batch_size: int,
+    context: tf.distribute.InputContext | None = None,
   ) -> tf.data.Dataset:
     """Every clip once, cut to its middle, for evaluation while training.
 
     Args:
       split: The clips.
       num_classes: Width of the targets.
-      batch_size: Global; the last batch is filled up.
+      batch_size: Global: over all replicas and hosts; the last is filled up.
+      context: Of a host among several, which then takes its share.
 
     Returns:
-      Batches (index int64 [batch_size], waveform int16 [batch_size,
-      crop_samples], targets float32 [batch_size, num_classes]). index counts
-      the clips; it is -1 in the rows that only fill up the last batch.
+      Batches (index int64 [b], waveform int16 [b, crop_samples], targets
+      float32 [b, num_classes]), b as in `training`. index counts the clips; it
+      is -1 in the rows that only fill up the last batch.
     """
 
-    def example(index, serialized):
+    def example(position, serialized):
       waveform, targets, _ = self._decode(serialized, num_classes, None)
-      return index, waveform, targets
+      is_real = position < split.num_clips
+      return tf.where(is_real, position, -1), waveform, targets
 
-    filler = tf.data.Dataset.from_tensors(
-      (
-        tf.constant(-1, tf.int64),
-        tf.zeros([self.crop_samples], tf.int16),
-        tf.zeros([num_classes]),
-      )
-    ).repeat(-split.num_clips % batch_size)
-    clips = _records(split).enumerate()
+    num_positions = -(-split.num_clips // batch_size) * batch_size
+    clips, replicas = _numbered(split, num_positions, context)
     return (
       clips.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-      .concatenate(filler)
-      .batch(batch_size, drop_remainder=True)
+      .batch(batch_size // replicas, drop_remainder=True)
       .prefetch(tf.data.AUTOTUNE)
     )
 
-  def _shuffled_records(self, split, seed, epoch):
-    """One epoch's serialized records; the order depends on seed and epoch."""
-    # Hashed, so that neighbouring seeds and epochs share nothing.
-    order_seed = tf.cast(
-      randomness.bits([2], tf.stack([seed, epoch])), tf.int64
-    )
-    files = tf.data.Dataset.from_tensor_slices(split.files)
-    files = files.shuffle(len(split.files), seed=order_seed[0])
-    clips = files.interleave(
-      lambda file: _read(file, split),
-      cycle_length=_OPEN_SHARDS,
-      num_parallel_calls=tf.data.AUTOTUNE,
-      deterministic=True,
-    )
-    size = min(self._shuffle_clips, split.num_clips)
-    return clips.shuffle(size, seed=order_seed[1])
+  def _shuffled_records(self, split, seed, first_position):
+    """The training stream of shards without an index: read, shuffled, skipped.
+
+    Returns:
+      (position, serialized record) from `first_position` on.
+    """
+    num_clips = tf.constant(split.num_clips, tf.int64)
+    first_epoch = first_position // split.num_clips
+    start = first_position % split.num_clips
+
+    def one_epoch(epoch):
+      # Hashed, so that neighbouring seeds and epochs share nothing.
+      order_seed = tf.cast(
+        randomness.bits([2], tf.stack([seed, epoch])), tf.int64
+      )
+      files = tf.data.Dataset.from_tensor_slices(split.files)
+      clips = (
+        files.shuffle(len(split.files), seed=order_seed[0])
+        .interleave(
+          lambda file: tf.data.TFRecordDataset(file, split.compression),
+          cycle_length=_OPEN_SHARDS,
+          num_parallel_calls=tf.data.AUTOTUNE,
+          deterministic=True,
+        )
+        .shuffle(min(self._shuffle_clips, split.num_clips), seed=order_seed[1])
+      )
+      skipped = tf.where(epoch == first_epoch, tf.constant(start, tf.int64), 0)
+      positions = tf.data.Dataset.range(epoch * num_clips + skipped, _FOREVER)
+      return tf.data.Dataset.zip((positions, clips.skip(skipped)))
+
+    return tf.data.Dataset.range(first_epoch, _FOREVER).flat_map(one_epoch)
 
   def _decode(self, serialized, num_classes, position):
     """Record to (int16 [crop_samples], float32 [num_classes], id)."""
@@ -245,9 +260,12 @@ def full_clips(
     targets = records.labels_to_multi_hot(record["labels"], num_classes)
     return record["id"], waveform, targets
 
+  clips, _ = _numbered(split, split.num_clips)
   return (
-    _records(split)
-    .map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    clips.map(
+      lambda _, serialized: example(serialized),
+      num_parallel_calls=tf.data.AUTOTUNE,
+    )
     .group_by_window(
       key_func=lambda _, waveform, __: tf.size(waveform, tf.int64),
       reduce_func=lambda _, clips: clips.batch(batch_size),
@@ -257,20 +275,51 @@ def full_clips(
   )
 
 
-def _records(split: records.Split) -> tf.data.Dataset:
-  """Serialized records in file order."""
-  return _read(split.files, split)
+def clip_at(position: tf.Tensor, num_clips: int, seed: tf.Tensor) -> tf.Tensor:
+  """The clip at a position of the training stream: a permutation an epoch.
+
+  Args:
+    position: int64 scalar, at least 0.
+    num_clips: In an epoch.
+    seed: int64 scalar.
+
+  Returns:
+    int64 scalar in 0 ... num_clips - 1.
+  """
+  epoch = position // num_clips
+  # Hashed, so that neighbouring seeds and epochs share nothing.
+  epoch_seed = randomness.bits([2], tf.stack([seed, epoch]))
+  return tf.random.experimental.index_shuffle(
+    position % num_clips, epoch_seed, num_clips - 1
+  )
 
 
-def _read(files, split: records.Split) -> tf.data.Dataset:
-  """The serialized records of some of the split's files."""
-  dataset = tf.data.TFRecordDataset(files, split.compression)
-  if split.buckets is None:
-    return dataset
-  first, end = split.buckets
+def _numbered(split, num_positions, context=None):
+  """(position, serialized record) in file order, around again if need be.
 
-  def is_in_part(serialized):
-    bucket = records.bucket(records.parse_example(serialized)["id"])
-    return (first <= bucket) & (bucket < end)
+  Returns:
+    The positions of this host, of 0 ... num_positions - 1; replicas in all.
+  """
+  positions = tf.data.Dataset.range(num_positions)
+  if split.index is None:
+    clips = tf.data.TFRecordDataset(split.files, split.compression).repeat()
+    return _share(tf.data.Dataset.zip((positions, clips)), context)
+  read = split.reader()
+  positions, replicas = _share(positions, context)
+  return (
+    positions.map(
+      lambda p: (p, read(p % split.num_clips)),
+      num_parallel_calls=_PARALLEL_READS,
+    ),
+    replicas,
+  )
 
-  return dataset.filter(is_in_part)
+
+def _share(dataset, context):
+  """This host's share of a dataset; the number of replicas over all hosts."""
+  if context is None:
+    return dataset, 1
+  return (
+    dataset.shard(context.num_input_pipelines, context.input_pipeline_id),
+    context.num_replicas_in_sync,
+  )

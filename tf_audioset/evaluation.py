@@ -28,9 +28,9 @@ class Evaluator:
     self._strategy = strategy
     self._tagger = tagger
     self._shape = (split.num_clips, num_classes)
-    self._batches = strategy.experimental_distribute_dataset(
-      pipeline.centre_crops(
-        split, num_classes=num_classes, batch_size=batch_size
+    self._batches = strategy.distribute_datasets_from_function(
+      lambda context: pipeline.centre_crops(
+        split, num_classes=num_classes, batch_size=batch_size, context=context
       )
     )
 

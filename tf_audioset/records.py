@@ -12,6 +12,9 @@ A record has the features
 
 Records made by audax (`audio` as FLAC, `label`, `duration`; no id; ZLIB) are
 read as well.
+
+An index beside the shards, SPLIT.index.npz, says where each record begins, so
+that any record can be read without those before it.
 """
 
 from __future__ import annotations
@@ -33,7 +36,13 @@ SAMPLE_RATE_HZ = 16000
 INFO_FILE = "dataset_info.json"
 # Parts of a split are chosen by per cent of the ids' hash.
 NUM_BUCKETS = 100
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
+
+# A TFRecord is its length (8 bytes), a checksum of that (4), the record, and a
+# checksum of it (4).
+_RECORD_OVERHEAD_BYTES = 16
+# Read at once from a file: most records fit (a FLAC clip of 10 s is 215 kB).
+_READ_BYTES = 1 << 18
 
 
 def serialize_example(
@@ -222,6 +231,59 @@ def labels_to_multi_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
+class Index:
+  """Where the records of a split are, in the order of its shards."""
+
+  shard: np.ndarray  # int32 [num_clips], index into the split's files.
+  offset: np.ndarray  # int64 [num_clips], bytes before the record.
+  bucket: np.ndarray | None  # uint8 [num_clips], see `bucket`; None: no ids.
+
+  def __len__(self) -> int:
+    return len(self.offset)
+
+  def take(self, rows: np.ndarray) -> Index:
+    """Some of the records."""
+    bucket = None if self.bucket is None else self.bucket[rows]
+    return Index(self.shard[rows], self.offset[rows], bucket)
+
+  def write(self, path: str) -> None:
+    """Writes SPLIT.index.npz at one stroke."""
+    arrays = dataclasses.asdict(self)
+    content = io.BytesIO()
+    np.savez(content, **{k: v for k, v in arrays.items() if v is not None})
+    write_file(path, content.getvalue())
+
+
+class IndexBuilder:
+  """Makes an `Index` while records are written or read one after another."""
+
+  def __init__(self):
+    self._rows = []
+    self._ids = []
+    self._shard = -1
+    self._offset = 0
+
+  def next_shard(self) -> None:
+    """The records that follow are in the next file."""
+    self._shard += 1
+    self._offset = 0
+
+  def add(self, num_bytes: int, clip_id: str | bytes = "") -> None:
+    """Adds a record of `num_bytes`, the serialized example."""
+    self._rows.append((self._shard, self._offset))
+    self._ids.append(clip_id)
+    self._offset += num_bytes + _RECORD_OVERHEAD_BYTES
+
+  def build(self) -> Index:
+    """The index of all that was added."""
+    rows = np.array(self._rows, np.int64).reshape([-1, 2])
+    buckets = None
+    if self._ids and all(self._ids):
+      buckets = bucket(tf.constant(self._ids)).numpy().astype(np.uint8)
+    return Index(rows[:, 0].astype(np.int32), rows[:, 1], buckets)
+
+
+@dataclasses.dataclass(frozen=True)
 class SplitInfo:
   """One split in dataset_info.json."""
 
@@ -231,7 +293,7 @@ class SplitInfo:
     dict[str, int | str]
   ]  # {"file", "num_clips", "num_bytes"} of each.
   ids_sha256: str  # Of the sorted ids, joined by newlines.
-  bucket_counts: list[int] | None = None  # Clips by `bucket`.
+  index: str  # File of the `Index`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,8 +315,7 @@ class Split:
   num_clips: int
   compression: str  # "" or "ZLIB"
   classes: labels_lib.ClassList | None  # None: not told by the folder.
-  bucket_counts: list[int] | None = None  # None: not known.
-  buckets: tuple[int, int] | None = None  # Of a part: first, and one past last.
+  index: Index | None  # None: compressed, readable from the beginning only.
 
   def part(self, first: int, end: int) -> Split:
     """The clips whose `bucket` is at least `first` and below `end`.
@@ -265,29 +326,63 @@ class Split:
     Raises:
       ValueError: If the clips have no ids, or none is in the part.
     """
-    if self.bucket_counts is None:
+    if self.index is None or self.index.bucket is None:
       raise ValueError(
-        "this data cannot be divided by ids, which it does not have or count: "
-        "prepare it again with tools/make_tfrecords.py."
+        "this data cannot be divided by ids, which it does not have: prepare "
+        "it again with tools/make_tfrecords.py."
       )
-    num_clips = sum(self.bucket_counts[first:end])
-    if not num_clips:
+    buckets = self.index.bucket
+    index = self.index.take(
+      np.flatnonzero((first <= buckets) & (buckets < end))
+    )
+    if not len(index):
       raise ValueError(
         f"no clip is in per cent {first} to {end} of the ids' hash: "
-        f"{sum(self.bucket_counts)} clips are too few to be divided so."
+        f"{self.num_clips} clips are too few to be divided so."
       )
-    return dataclasses.replace(self, num_clips=num_clips, buckets=(first, end))
+    return dataclasses.replace(self, num_clips=len(index), index=index)
+
+  def reader(self):
+    """A function from a record's number to the serialized record.
+
+    Returns:
+      int64 scalar tensor in 0 ... num_clips - 1 -> string scalar tensor. To be
+      used inside a `Dataset.map`. When run, a broken record raises
+      `tf.errors.DataLossError`.
+
+    Raises:
+      ValueError: If there is no index.
+    """
+    if self.index is None:
+      raise ValueError(f"{self.files[0]}: compressed shards have no index.")
+    files = tf.constant(self.files)
+    shard, offset = map(tf.constant, (self.index.shard, self.index.offset))
+
+    def read(number):
+      # The op behind TFRecordDataset; only it can begin inside a file.
+      here = tf.raw_ops.TFRecordDatasetV2(
+        filenames=files[shard[number], tf.newaxis],
+        compression_type="",
+        buffer_size=_READ_BYTES,
+        byte_offsets=offset[number, tf.newaxis],
+      )
+      return tf.raw_ops.DatasetToSingleElement(
+        dataset=tf.raw_ops.TakeDataset(
+          input_dataset=here,
+          count=1,
+          output_types=[tf.string],
+          output_shapes=[[]],
+        ),
+        output_types=[tf.string],
+        output_shapes=[[]],
+      )[0]
+
+    return read
 
 
 def bucket(ids: tf.Tensor) -> tf.Tensor:
   """String [...] to int64 [...], a hash in 0 ... 99 that never changes."""
   return tf.strings.to_hash_bucket_fast(ids, NUM_BUCKETS)
-
-
-def count_buckets(ids: Sequence[str]) -> list[int]:
-  """How many of the ids are in each bucket."""
-  counts = np.bincount(bucket(tf.constant(ids)), minlength=NUM_BUCKETS)
-  return counts.tolist()
 
 
 def write_dataset_info(data_dir: str, info: DatasetInfo) -> None:
@@ -297,16 +392,15 @@ def write_dataset_info(data_dir: str, info: DatasetInfo) -> None:
     **dataclasses.asdict(info),
     "classes": info.classes.to_json(),
   }
-  write_text(
-    os.path.join(data_dir, INFO_FILE), json.dumps(content, indent=1) + "\n"
-  )
+  text = json.dumps(content, indent=1) + "\n"
+  write_file(os.path.join(data_dir, INFO_FILE), text.encode())
 
 
-def write_text(path: str, text: str) -> None:
+def write_file(path: str, content: bytes) -> None:
   """Writes a file that is never seen half written."""
   temporary = f"{path}.tmp-{os.getpid()}"
-  with tf.io.gfile.GFile(temporary, "w") as file:
-    file.write(text)
+  with tf.io.gfile.GFile(temporary, "wb") as file:
+    file.write(content)
   tf.io.gfile.rename(temporary, path, overwrite=True)
 
 
@@ -376,13 +470,37 @@ def find_split(data_dir: str, split: str) -> Split:
         f"{file}: {num_bytes} bytes, where {INFO_FILE} says "
         f"{shard['num_bytes']}: a broken copy, or of another preparation."
       )
-  return Split(
-    files,
-    info.splits[split].num_clips,
-    "",
-    info.classes,
-    info.splits[split].bucket_counts,
-  )
+  index = _read_index(os.path.join(data_dir, info.splits[split].index))
+  if len(index) != info.splits[split].num_clips:
+    raise ValueError(
+      f"{data_dir}: {info.splits[split].index} has {len(index)} clips, where "
+      f"{INFO_FILE} says {info.splits[split].num_clips}: of another "
+      "preparation."
+    )
+  return Split(files, len(index), "", info.classes, index)
+
+
+def _read_index(path: str) -> Index:
+  try:
+    with tf.io.gfile.GFile(path, "rb") as file:
+      arrays = np.load(io.BytesIO(file.read()))
+    return Index(arrays["shard"], arrays["offset"], arrays.get("bucket"))
+  except (tf.errors.OpError, OSError, ValueError, KeyError, EOFError) as e:
+    raise ValueError(
+      f"{path}: the index of the records is missing or broken; prepare the "
+      "data again with tools/make_tfrecords.py."
+    ) from e
+
+
+def _index_by_reading(files: Sequence[str]) -> Index:
+  """The index of uncompressed shards that have none."""
+  builder = IndexBuilder()
+  for file in files:
+    builder.next_shard()
+    lengths = tf.data.TFRecordDataset(file).map(tf.strings.length)
+    for length in lengths.as_numpy_iterator():
+      builder.add(int(length))
+  return builder.build()
 
 
 def _find_audax_split(data_dir, split):
@@ -398,9 +516,13 @@ def _find_audax_split(data_dir, split):
     head = file.read(8)
   is_zlib = head[:1] == b"\x78" and int.from_bytes(head[:2], "big") % 31 == 0
   compression = "ZLIB" if is_zlib and any(head[4:]) else ""
-  num_clips = sum(1 for _ in tf.data.TFRecordDataset(files, compression))
+  index = None if compression else _index_by_reading(files)
+  if index is None:
+    num_clips = sum(1 for _ in tf.data.TFRecordDataset(files, compression))
+  else:
+    num_clips = len(index)
   table = os.path.join(data_dir, "class_labels_indices.csv")
   classes = None
   if tf.io.gfile.exists(table):
     classes = labels_lib.ClassList.from_csv(table)
-  return Split(files, num_clips, compression, classes)
+  return Split(files, num_clips, compression, classes, index)

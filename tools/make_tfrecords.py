@@ -7,8 +7,9 @@ Takes one of
   a manifest:        --manifest_csv --labels_map [--labels_delim ,]
   a folder a class:  --class_dirs
 
-and writes SPLIT-?????-of-?????.tfrecord, dataset_info.json and audit.json to
---output_dir. Call it again with another --split to add that one.
+and writes SPLIT-?????-of-?????.tfrecord, SPLIT.index.npz, dataset_info.json
+and audit.json to --output_dir. Call it again with another --split to add that
+one.
 
 wav, flac, ogg and mp3 files of any rate and channel count become mono clips at
 16 kHz of at most --clip_seconds. Files are taken as already cut: the start in
@@ -137,7 +138,7 @@ def main() -> int:
     ids_sha256=hashlib.sha256(
       "\n".join(sorted(writer.ids)).encode()
     ).hexdigest(),
-    bucket_counts=records.count_buckets(writer.ids),
+    index=writer.write_index(),
   )
   records.write_dataset_info(str(output_dir), info)
   _write_audit(output_dir, clips, writer.ids, bad)
@@ -159,6 +160,7 @@ class _ShardWriter:
     self._num_seen = 0
     self._shards = []
     self._file = None
+    self._index = records.IndexBuilder()
     self.ids = []
     self.num_samples = 0
 
@@ -175,14 +177,15 @@ class _ShardWriter:
       )
       self._shards.append({"file": name, "num_clips": 0})
       self._file = tf.io.TFRecordWriter(str(self._folder / f".{name}.tmp"))
+      self._index.next_shard()
     self._num_seen += 1
 
   def write(self, clip: Clip, encoded: bytes, num_samples: int) -> None:
-    self._file.write(
-      self._records.serialize_encoded(
-        clip.id, encoded, num_samples, clip.labels, FLAGS.codec
-      )
+    record = self._records.serialize_encoded(
+      clip.id, encoded, num_samples, clip.labels, FLAGS.codec
     )
+    self._file.write(record)
+    self._index.add(len(record), clip.id)
     self._shards[-1]["num_clips"] += 1
     self.ids.append(clip.id)
     self.num_samples += num_samples
@@ -197,6 +200,12 @@ class _ShardWriter:
       (self._folder / f".{path.name}.tmp").rename(path)
       shard["num_bytes"] = path.stat().st_size
     return self._shards
+
+  def write_index(self) -> str:
+    """Writes the index of the shards; returns its file's name."""
+    name = f"{self._split}.index.npz"
+    self._index.build().write(str(self._folder / name))
+    return name
 
 
 def _decode_all(clips):
