@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import reference
+from tests import reference, toy
 from tf_audioset import optimization
 
 
@@ -174,7 +174,7 @@ _EXCLUDING = {
 def test_norms_and_biases_can_be_left_without_decay(name, replicas):
   strategy = None
   if replicas == 2:
-    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    strategy = toy.two_replicas()
   make = _EXCLUDING[name]
   _, _, everything = _trajectory(lambda: make(True))
   _, _, kernels = _trajectory(lambda: make(False), strategy)

@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
 from tf_audioset import labels, records
 
 NAMES = ("Low tone", "High tone", "Noise")
+
+
+@functools.cache
+def two_replicas() -> tf.distribute.MirroredStrategy:
+  """The only one of a process: collectives of two are taken for each other."""
+  return tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 
 
 def clip(index: int, num_samples: int) -> tuple[np.ndarray, list[int]]:

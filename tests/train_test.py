@@ -326,7 +326,7 @@ def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):
   config.load(["gin/quickstart.gin"], [*_SMALL, "train.global_batch_size = 9"])
   with pytest.raises(ValueError, match="9, does not divide by the 2 replicas"):
     train.train(
-      tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]),
+      toy.two_replicas(),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
     )

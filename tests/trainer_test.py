@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training step: it learns, XLA compiles it, the seed decides it."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import toy
 from tf_audioset import augment, features, losses, optimization, tagger, trainer
-from tf_audioset.models import resnet
+from tf_audioset.models import convnext, resnet
 
 
 def _batch(num_clips=16):
@@ -27,6 +29,7 @@ def _trainer(
   seed=0,
   clip_norm=None,
   global_batch_size=16,
+  accumulate_steps=1,
   backbone=toy.MeanBackbone,
   loss=losses.MultiLabel(),  # noqa: B008  It has no state.
   optimizer=lambda schedule: optimization.adamw(schedule, weight_decay=1e-4),
@@ -54,6 +57,7 @@ def _trainer(
     global_batch_size=global_batch_size,
     seed=seed,
     clip_norm=clip_norm,
+    accumulate_steps=accumulate_steps,
     jit_compile=jit_compile,
   )
   return steps, model
@@ -116,7 +120,7 @@ def test_the_seed_decides_the_augmentation():
 
 def test_replicas_draw_their_own_augmentation():
   """Two replicas with the same clips are one, but for what is random."""
-  strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+  strategy = toy.two_replicas()
   waveform, targets = _batch(8)
   twice = tf.data.Dataset.from_tensors(
     (tf.tile(waveform, [2, 1]), tf.tile(targets, [2, 1]))
@@ -160,18 +164,145 @@ def test_xla_compiles_the_whole_step_and_agrees():
   )
 
 
-def test_two_replicas_equal_one():
-  strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
-  assert strategy.num_replicas_in_sync == 2
-  one, one_model = _trainer()
-  two, two_model = _trainer(strategy)
-  for _ in range(3):
-    expected = one.train(_iterator(), tf.constant(2))
-    actual = two.train(_iterator(strategy), tf.constant(2))
-    for name, value in expected.items():
-      assert float(actual[name]) == pytest.approx(float(value), rel=1e-4)
+def _frozen_resnet():
+  """Batch norm with fixed statistics, so that clips do not meet in it."""
+  backbone = resnet.ResNet(18, width=4)
+  backbone(tf.zeros([1, 32, 64, 1]))
+  for layer in backbone.submodules:
+    if isinstance(layer, tf.keras.layers.BatchNormalization):
+      layer.trainable = False
+  return backbone
+
+
+def _convnext():
+  tiny = {"test": ((1, 1, 1, 1), (8, 8, 16, 16))}
+  with mock.patch.dict(convnext._VARIANTS, tiny):
+    return convnext.ConvNeXt("test", stochastic_depth_rate=0.0)
+
+
+_BACKBONES = {
+  "mean": toy.MeanBackbone,
+  "resnet": _frozen_resnet,
+  "convnext": _convnext,
+}
+
+
+def _compare_with_one(backbone, optimizer, strategy=None, **others):
+  """The same batches, all in one and divided: the same numbers to 1e-5."""
+  arguments = dict(backbone=_BACKBONES[backbone], optimizer=optimizer)
+  one, one_model = _trainer(**arguments)
+  divided, divided_model = _trainer(strategy, **arguments, **others)
+  one_iterator, divided_iterator = _iterator(), _iterator(strategy)
+  before = _weights(one_model)
+  np.testing.assert_array_equal(before, _weights(divided_model))
+  for _ in range(2):  # The first step is at the learning rate 0.
+    expected = one.train(one_iterator, tf.constant(1))
+    actual = divided.train(divided_iterator, tf.constant(1))
+  assert float(actual["learning_rate"]) == float(expected["learning_rate"]) > 0
+  for name in ("loss", "gradient_norm"):
+    assert float(actual[name]) == pytest.approx(float(expected[name]), rel=1e-5)
+  update = _weights(one_model) - before
+  assert np.abs(update).max() > 1e-4
   np.testing.assert_allclose(
-    _weights(two_model), _weights(one_model), atol=1e-5
+    _weights(divided_model) - before,
+    update,
+    atol=1e-5 * max(1, np.abs(update).max()),
+  )
+
+
+def _plain_sgd(schedule):
+  """An update is then the gradient times the learning rate."""
+  return optimization.sgd(schedule, momentum=0.0)
+
+
+def _adamw(schedule):
+  # With the usual epsilon a gradient of 1e-7 is as much as one of 1.
+  return optimization.adamw(schedule, weight_decay=1e-4, epsilon=1e-3)
+
+
+@pytest.mark.parametrize(
+  ("backbone", "optimizer"),
+  [
+    ("mean", _adamw),
+    ("mean", _plain_sgd),
+    ("resnet", _plain_sgd),
+    ("convnext", _plain_sgd),
+  ],
+)
+def test_two_replicas_equal_one(backbone, optimizer):
+  strategy = toy.two_replicas()
+  assert strategy.num_replicas_in_sync == 2
+  _compare_with_one(backbone, optimizer, strategy)
+
+
+@pytest.mark.parametrize("backbone", _BACKBONES)
+def test_accumulated_gradients_equal_those_of_the_big_batch(backbone):
+  _compare_with_one(backbone, _plain_sgd, accumulate_steps=4)
+
+
+def test_accumulated_parts_on_two_replicas_equal_the_big_batch():
+  strategy = toy.two_replicas()
+  _compare_with_one("mean", _adamw, strategy, accumulate_steps=2)
+
+
+def test_parts_draw_what_replicas_would():
+  strategy = toy.two_replicas()
+  two, two_model = _trainer(strategy, augmented=True)
+  parts, parts_model = _trainer(augmented=True, accumulate_steps=2)
+  expected = two.train(_iterator(strategy), tf.constant(2))
+  actual = parts.train(_iterator(), tf.constant(2))
+  assert float(actual["loss"]) == pytest.approx(
+    float(expected["loss"]), rel=1e-5
+  )
+  np.testing.assert_allclose(
+    _weights(parts_model), _weights(two_model), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_nothing_is_traced_again(replicas):
+  strategy = None
+  if replicas == 2:
+    strategy = toy.two_replicas()
+  steps, _ = _trainer(strategy, augmented=True)
+  iterator = _iterator(strategy)
+  for num_steps in (2, 3, 1):
+    steps.train(iterator, tf.constant(num_steps))
+    assert steps.train.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("bad", [2, 3])
+def test_the_first_step_that_is_not_finite_is_told(bad):
+  waveform, targets = _batch()
+  broken = targets.numpy()
+  broken[0, 0] = np.nan
+  batches = [(waveform, targets)] * 5
+  batches[bad] = (waveform, tf.constant(broken))
+  strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+  dataset = tf.data.Dataset.from_tensor_slices(
+    tuple(tf.stack(x) for x in zip(*batches))
+  )
+  iterator = iter(strategy.experimental_distribute_dataset(dataset))
+  steps, _ = _trainer()
+  found = [
+    int(steps.train(iterator, tf.constant(n))["first_bad_step"]) for n in (2, 3)
+  ]
+  assert found == [-1, bad]
+
+
+def test_the_loop_on_batches_that_are_there_is_the_same():
+  waveform, targets = _batch()
+  plain, plain_model = _trainer(augmented=True)
+  expected = plain.train(_iterator(), tf.constant(3))
+  stacked, stacked_model = _trainer(augmented=True)
+  actual = stacked.train_on(
+    tf.tile(waveform[tf.newaxis], [3, 1, 1]),
+    tf.tile(targets[tf.newaxis], [3, 1, 1]),
+  )
+  assert actual.keys() | {"input_wait_seconds"} == expected.keys()
+  assert float(actual["loss"]) == pytest.approx(float(expected["loss"]))
+  np.testing.assert_allclose(
+    _weights(stacked_model), _weights(plain_model), atol=1e-6
   )
 
 
@@ -179,7 +310,7 @@ def test_the_gradient_is_clipped_once_it_is_that_of_the_whole_batch():
   updates = {}
   for strategy in (
     None,
-    tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]),
+    toy.two_replicas(),
   ):
     for clip_norm in (None, 1e-3):
       # With plain SGD an update is the gradient itself.

@@ -20,6 +20,7 @@ class Trainer:
     global_batch_size: int,
     seed: int,
     clip_norm: float | None = None,
+    accumulate_steps: int = 1,
     jit_compile: bool = False,
   ):
     """Holds what a step needs.
@@ -31,6 +32,9 @@ class Trainer:
       global_batch_size: The loss is averaged over this many clips.
       seed: Of augmentation, dropout and stochastic depth.
       clip_norm: The gradient is scaled down to this global norm; None: never.
+      accumulate_steps: A replica takes its clips in so many parts, one after
+        another, and updates once with the sum of their gradients. It needs the
+        memory of one part.
       jit_compile: Compile the step with XLA; the front end's engine must be
         "matmul" then. A TPU does so in any case; on a CPU it slows
         convolutions down.
@@ -41,7 +45,22 @@ class Trainer:
     self._global_batch_size = global_batch_size
     self._seed = seed
     self._clip_norm = clip_norm
+    self._num_parts = accumulate_steps
     self._step = tf.function(self._step, jit_compile=jit_compile or None)
+
+    def on_device(value):
+      # The same on each replica: nothing is sent when it is read.
+      return tf.Variable(
+        value,
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+      )
+
+    with strategy.scope():
+      self._loss_sum = on_device(0.0)
+      self._last_norm = on_device(0.0)
+      self._first_bad_step = on_device(tf.constant(-1, tf.int64))
 
   @tf.function
   def train(self, iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -52,49 +71,113 @@ class Trainer:
       num_steps: int32 scalar tensor, at least 1.
 
     Returns:
-      float32 scalars: "loss" (mean over the steps), "gradient_norm" (of the
-      last) and "learning_rate" (of the last).
+      Scalars: "loss" (float32, mean over the steps), "gradient_norm" (float32,
+      of the last, before clipping), "learning_rate" (float32, of the last),
+      "first_bad_step" (int64, the first step of the loop whose loss or gradient
+      is not finite, counted from 0; -1: none), "input_wait_seconds" (float64,
+      in which the loop had no batch to go on with; where the device works
+      behind the host's back, as a TPU does, it may have been busy then).
     """
-    loss_sum = tf.constant(0.0)
-    norm = tf.constant(0.0)
-    step = tf.cast(self._optimizer.iterations, tf.int32)
-    for i in tf.range(num_steps):
-      loss, norm = self._strategy.run(
-        self._step, args=(next(iterator), step + i)
-      )
-      loss_sum += self._strategy.reduce("SUM", loss, axis=None)
-      norm = self._strategy.reduce("MEAN", norm, axis=None)
-    rate = self._optimizer.learning_rate
-    if callable(rate):
-      rate = rate(self._optimizer.iterations - 1)
-    return {
-      "loss": loss_sum / tf.cast(num_steps, tf.float32),
-      "gradient_norm": norm,
-      "learning_rate": tf.cast(rate, tf.float32),
-    }
+    self._begin_loop()
+    waited = tf.constant(0.0, tf.float64)
+    for _ in tf.range(num_steps):
+      # One at a time, or the wait for a batch would be counted while the step
+      # before is still at work. The pipeline prefetches in any case.
+      tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+      begin = tf.timestamp()
+      with tf.control_dependencies([begin]):
+        batch = next(iterator)
+      with tf.control_dependencies(
+        tf.nest.flatten(batch, expand_composites=True)
+      ):
+        waited += tf.timestamp() - begin
+      self._strategy.run(self._step, args=(batch,))
+    return dict(self._end_loop(num_steps), input_wait_seconds=waited)
 
-  def _step(self, batch, step):
-    """One replica's part of one update.
+  def train_on(
+    self, waveforms: tf.Tensor, targets: tf.Tensor
+  ) -> dict[str, tf.Tensor]:
+    """`train` with batches that are there already.
+
+    Without an input pipeline, which runs on the host, XLA can compile all of
+    it: `tf.function(trainer.train_on, jit_compile=True)`.
+
+    Args:
+      waveforms: int16 [num_steps, batch, num_samples].
+      targets: float32 [num_steps, batch, num_classes].
 
     Returns:
-      Its share of the global batch's mean loss; the norm of the summed
-      gradient, before clipping.
+      As `train`, without the wait for input.
     """
-    waveform, targets = batch
+    self._begin_loop()
+    num_steps = waveforms.shape[0]
+    for i in tf.range(num_steps):
+      self._strategy.run(self._step, args=((waveforms[i], targets[i]),))
+    return self._end_loop(num_steps)
+
+  def learning_rate(self, step: tf.Tensor) -> tf.Tensor:
+    """float32 scalar: that of the update from `step` (from 0) to `step` + 1."""
+    rate = self._optimizer.learning_rate
+    return tf.cast(rate(step) if callable(rate) else rate, tf.float32)
+
+  def _begin_loop(self):
+    self._loss_sum.assign(0.0)
+    self._first_bad_step.assign(-1)
+
+  def _end_loop(self, num_steps):
+    return {
+      "loss": self._loss_sum.read_value() / tf.cast(num_steps, tf.float32),
+      "gradient_norm": self._last_norm.read_value(),
+      "learning_rate": self.learning_rate(self._optimizer.iterations - 1),
+      "first_bad_step": self._first_bad_step.read_value(),
+    }
+
+  def _step(self, batch):
+    """One replica's part of one update."""
     context = tf.distribute.get_replica_context()
-    replica = context.replica_id_in_sync_group
-    seed = randomness.fold_in(tf.stack([self._seed, step]), replica)
     variables = self._tagger.trainable_variables
-    with tf.GradientTape() as tape:
-      logits, targets = self._tagger.train_logits(waveform, targets, seed)
-      per_example = self._tagger.loss_function(targets, logits)
-      loss = tf.reduce_sum(per_example) / self._global_batch_size
-    gradients = tape.gradient(loss, variables)
+    step = tf.cast(self._optimizer.iterations, tf.int64)
+    loss, gradients = self._summed_gradients(batch, step, variables)
     # Summed here and not in the optimizer: the norm is then that of the whole
     # batch, and so is its clipping.
-    gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    loss, *gradients = context.all_reduce(
+      tf.distribute.ReduceOp.SUM, [loss, *gradients]
+    )
     norm = tf.linalg.global_norm(gradients)
+    is_bad = ~(tf.math.is_finite(loss) & tf.math.is_finite(norm))
+    self._first_bad_step.assign(
+      tf.where(is_bad & (self._first_bad_step < 0), step, self._first_bad_step)
+    )
+    self._loss_sum.assign_add(loss)
+    self._last_norm.assign(norm)
     if self._clip_norm is not None:
       gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, norm)
     optimization.apply_summed_gradients(self._optimizer, gradients, variables)
-    return loss, norm
+
+  def _summed_gradients(self, batch, step, variables):
+    """Loss and gradients of this replica's share of the global batch."""
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    seed = tf.stack([tf.cast(self._seed, tf.int64), step])
+
+    def of_part(part, waveform, targets):
+      # A part draws as a replica would that had no other.
+      part_seed = randomness.fold_in(seed, replica * self._num_parts + part)
+      with tf.GradientTape() as tape:
+        logits, targets = self._tagger.train_logits(
+          waveform, targets, part_seed
+        )
+        per_example = self._tagger.loss_function(targets, logits)
+        loss = tf.reduce_sum(per_example) / self._global_batch_size
+      return loss, tape.gradient(loss, variables)
+
+    if self._num_parts == 1:
+      return of_part(0, *batch)
+    waveforms, targets = (
+      tf.reshape(x, [self._num_parts, -1, *x.shape[1:]]) for x in batch
+    )
+    loss, gradients = tf.constant(0.0), [tf.zeros(v.shape) for v in variables]
+    for i in tf.range(self._num_parts):
+      part_loss, part_gradients = of_part(i, waveforms[i], targets[i])
+      loss += part_loss
+      gradients = [a + b for a, b in zip(gradients, part_gradients)]
+    return loss, gradients
