@@ -6,8 +6,8 @@ and they must exist before TensorFlow starts.
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# What XLA compiles is what it always compiles; LLVM then polishes it less, which
-# would take longer than all the rest of the tests.
+# XLA's own work is as always; LLVM's polish after it, which would take longer
+# than all the rest of the tests, is left out.
 os.environ.setdefault(
   "XLA_FLAGS",
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",

@@ -18,9 +18,15 @@ from absl import flags
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
-# Exit codes: 0 done; 1 done, but not for all inputs; 2 an error; 130 ctrl-C.
+# Exit codes: 0 done; 1 done, but not for all inputs; 2 an error; 75 stopped by
+# SIGTERM, to be continued (EX_TEMPFAIL of sysexits.h); 130 ctrl-C.
 _ERROR = 2
+_STOPPED = 75
 _INTERRUPTED = 130
+
+
+class Stopped(Exception):
+  """The machine is wanted back; the message says how to continue."""
 
 
 def run(
@@ -59,6 +65,9 @@ def run(
   except KeyboardInterrupt:
     print(f"\n{prog}: interrupted", file=sys.stderr)
     _exit_now(_INTERRUPTED)
+  except Stopped as e:
+    print(f"\n{prog}: {e}", file=sys.stderr)
+    _exit_now(_STOPPED)
   except Exception as e:
     if FLAGS.debug or not _has_a_message(e):
       traceback.print_exc()

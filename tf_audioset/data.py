@@ -143,6 +143,21 @@ class Pipeline:
       .prefetch(tf.data.AUTOTUNE)
     )
 
+  def training_ids(
+    self, split: records.Split, *, batch_size: int, seed: int, step: int
+  ) -> list[str]:
+    """The ids of the clips of one step of `training`; empty if not known."""
+    if split.index is None:
+      return []
+    read = split.reader()
+    first = step * batch_size
+    ids = (
+      tf.data.Dataset.range(first, first + batch_size)
+      .map(lambda p: read(clip_at(p, split.num_clips, seed)))
+      .map(lambda serialized: records.parse_example(serialized)["id"])
+    )
+    return [clip_id.decode() for clip_id in ids.as_numpy_iterator()]
+
   def centre_crops(
     self,
     split: records.Split,
@@ -281,14 +296,14 @@ def clip_at(position: tf.Tensor, num_clips: int, seed: tf.Tensor) -> tf.Tensor:
   Args:
     position: int64 scalar, at least 0.
     num_clips: In an epoch.
-    seed: int64 scalar.
+    seed: Integer.
 
   Returns:
     int64 scalar in 0 ... num_clips - 1.
   """
   epoch = position // num_clips
   # Hashed, so that neighbouring seeds and epochs share nothing.
-  epoch_seed = randomness.bits([2], tf.stack([seed, epoch]))
+  epoch_seed = randomness.bits([2], tf.stack([tf.cast(seed, tf.int64), epoch]))
   return tf.random.experimental.index_shuffle(
     position % num_clips, epoch_seed, num_clips - 1
   )

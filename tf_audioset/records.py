@@ -20,6 +20,7 @@ that any record can be read without those before it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -316,6 +317,14 @@ class Split:
   compression: str  # "" or "ZLIB"
   classes: labels_lib.ClassList | None  # None: not told by the folder.
   index: Index | None  # None: compressed, readable from the beginning only.
+  ids_sha256: str = ""  # Of the sorted ids of all clips; empty: not known.
+
+  def digest(self) -> str:
+    """SHA-256, hexadecimal, of what the clips are and where they are stored."""
+    digest = hashlib.sha256(f"{self.num_clips} {self.ids_sha256}".encode())
+    if self.index is not None:
+      digest.update(self.index.shard.tobytes() + self.index.offset.tobytes())
+    return digest.hexdigest()
 
   def part(self, first: int, end: int) -> Split:
     """The clips whose `bucket` is at least `first` and below `end`.
@@ -477,7 +486,8 @@ def find_split(data_dir: str, split: str) -> Split:
       f"{INFO_FILE} says {info.splits[split].num_clips}: of another "
       "preparation."
     )
-  return Split(files, len(index), "", info.classes, index)
+  ids_sha256 = info.splits[split].ids_sha256
+  return Split(files, len(index), "", info.classes, index, ids_sha256)
 
 
 def _read_index(path: str) -> Index:

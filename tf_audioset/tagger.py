@@ -83,17 +83,29 @@ class Tagger(tf.keras.Model):
     Returns:
       float32 logits and targets, both [batch, num_classes].
     """
-    mask_seed, mix_seed, path_seed, drop_seed = randomness.split(seed, 4)
-    features = self.frontend(to_float(waveform))
-    if self._spec_augment is not None:
-      features = self._spec_augment(features, mask_seed)
-    if self._mixup is not None:
-      features, targets = self._mixup(features, targets, mix_seed)
+    augment_seed, path_seed, drop_seed = randomness.split(seed, 3)
+    features, targets = self.augmented(waveform, targets, augment_seed)
     embedding = self.backbone(
       features[..., tf.newaxis], training=True, seed=path_seed
     )
     embedding = stochastic.dropout(embedding, self._dropout_rate, drop_seed)
     return self.head(embedding), targets
+
+  def augmented(
+    self, waveform: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """What the backbone is trained on; the arguments are as in `train_logits`.
+
+    Returns:
+      float32 features [batch, num_frames, num_bands] and targets.
+    """
+    mask_seed, mix_seed = randomness.split(seed, 2)
+    features = self.frontend(to_float(waveform))
+    if self._spec_augment is not None:
+      features = self._spec_augment(features, mask_seed)
+    if self._mixup is not None:
+      features, targets = self._mixup(features, targets, mix_seed)
+    return features, targets
 
 
 def to_float(waveform: tf.Tensor) -> tf.Tensor:

@@ -4,21 +4,28 @@ r"""Trains a tagger: restore, step, summarise, evaluate, save, export.
   python -m tf_audioset.train --gin_file=gin/efficientnet_b0.gin \
       --data_dir=DIR --workdir=DIR [--tpu=NAME] [--gin_bindings='a.b = 1']...
 
-The same command continues a run that was stopped. In the work directory:
+The same command continues a run that was stopped, however it was stopped. On
+SIGTERM the run ends its loop, saves, and exits with code 75. In the work
+directory:
 
   config.gin        every value the run used
+  run.json          model, classes, batch and data, which must not change
   checkpoints/      the newest few, model and optimizer
   best/             the model with the best validation mAP so far
+  metrics.jsonl     a line a loop and a line a validation
+  summary.json      written at the end: results, code version, data
   summaries/        for TensorBoard
   saved_model/1/    the export, as TF Serving wants it
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
+import difflib
+import hashlib
+import json
 import os
-import sys
-import time
+import signal
 
 import gin
 import tensorflow as tf
@@ -26,6 +33,7 @@ from absl import flags
 
 from tf_audioset import (
   augment,  # noqa: F401  Imported for gin, as are features, losses, models.
+  checkpoints,
   cli,
   config,
   data,
@@ -35,7 +43,9 @@ from tf_audioset import (
   features,  # noqa: F401
   losses,  # noqa: F401
   optimization,
+  randomness,
   records,
+  reporting,
   trainer,
 )
 from tf_audioset import tagger as tagger_lib
@@ -56,6 +66,14 @@ flags.DEFINE_string(
   "TPU name or grpc:// address, or 'local' on a TPU VM. Without it: the GPUs "
   "or the CPU of this machine.",
 )
+flags.DEFINE_list(
+  "profile_steps",
+  None,
+  "FIRST,LAST: the loops that hold these steps are profiled, for TensorBoard.",
+)
+
+# Augmented clips that TensorBoard shows.
+_NUM_PICTURES = 4
 
 
 @gin.configurable
@@ -64,6 +82,7 @@ def train(
   data_dir: str,
   workdir: str,
   *,
+  profile_steps: tuple[int, int] | None = None,
   model=gin.REQUIRED,
   optimizer=gin.REQUIRED,
   schedule=gin.REQUIRED,
@@ -72,12 +91,14 @@ def train(
   global_batch_size: int = gin.REQUIRED,
   num_epochs: int = gin.REQUIRED,
   steps_per_loop: int = 100,
+  checkpoint_steps: int = 500,
   seed: int = 0,
   training_split: str = "train",
   validation_split: str = "eval",
   holdout_percent: int = 0,
   training_percent: int = 100,
   clip_norm: float | None = None,
+  accumulate_steps: int = 1,
   precision: str = "float32",
   initial_checkpoint: str = "",
   checkpoints_to_keep: int = 3,
@@ -89,6 +110,8 @@ def train(
     strategy: Where the replicas are.
     data_dir: Prepared data.
     workdir: Output, and where an earlier run's checkpoints are.
+    profile_steps: The loops that hold the steps from the first to the second
+      are profiled; None: none.
     model: num_classes -> `Tagger`.
     optimizer: schedule -> optimizer.
     schedule: (peak, steps_per_epoch, num_epochs) -> schedule.
@@ -98,6 +121,8 @@ def train(
     num_epochs: Passes over the training split.
     steps_per_loop: Steps in one call of the compiled loop, and so between two
       lines of the log; an epoch's last loop may be shorter.
+    checkpoint_steps: A checkpoint is saved after the loop that reaches the next
+      multiple of it, and after each epoch.
     seed: Of everything that is random.
     training_split: Its name in the data.
     validation_split: Its name in the data; evaluated after each epoch.
@@ -107,6 +132,8 @@ def train(
     training_percent: So much of the training split is used, chosen by the same
       hash from its other end.
     clip_norm: Gradients are scaled down to this global norm; None: never.
+    accumulate_steps: Each replica takes its clips in so many parts, one after
+      another, before it updates: for batches that do not fit its memory.
     precision: "float32", or "mixed_bfloat16" for the backbone's activations;
       front end, head and loss are float32 in any case.
     initial_checkpoint: A checkpoint, or a folder of them, whose weights a new
@@ -116,31 +143,34 @@ def train(
       unbiased estimate).
 
   Raises:
-    ValueError: If the data, the configuration and the checkpoints do not fit.
+    ValueError: If the data, the configuration and the checkpoints do not fit,
+      the loss is not finite, or checkpoints cannot be written.
+    cli.Stopped: On SIGTERM, after saving.
   """
   if exported not in ("last", "best"):
     raise ValueError(f"train.exported is {exported!r}: allowed are last, best.")
-  if min(num_epochs, steps_per_loop, global_batch_size) < 1:
-    raise ValueError(
-      "train.num_epochs, train.steps_per_loop and train.global_batch_size "
-      f"must be at least 1; they are {num_epochs}, {steps_per_loop} and "
-      f"{global_batch_size}."
-    )
+  for name, value in (
+    ("num_epochs", num_epochs),
+    ("steps_per_loop", steps_per_loop),
+    ("checkpoint_steps", checkpoint_steps),
+    ("checkpoints_to_keep", checkpoints_to_keep),
+    ("global_batch_size", global_batch_size),
+    ("accumulate_steps", accumulate_steps),
+  ):
+    if value < 1:
+      raise ValueError(f"train.{name} is {value}; it must be at least 1.")
   replicas = strategy.num_replicas_in_sync
-  if global_batch_size % replicas:
+  if global_batch_size % (replicas * accumulate_steps):
     raise ValueError(
       f"train.global_batch_size, {global_batch_size}, does not divide by the "
-      f"{replicas} replicas."
+      f"{replicas} replicas times train.accumulate_steps, {accumulate_steps}."
     )
   if not (0 <= holdout_percent < 100 and 1 <= training_percent <= 100):
     raise ValueError(
       f"train.holdout_percent is {holdout_percent}, allowed is 0 to 99; "
       f"train.training_percent is {training_percent}, allowed is 1 to 100."
     )
-  if precision not in ("float32", "mixed_bfloat16"):
-    raise ValueError(
-      f"train.precision is {precision!r}: allowed are float32, mixed_bfloat16."
-    )
+  stop = _Stop()
   training = records.find_split(data_dir, training_split)
   if holdout_percent:
     validation = training.part(0, holdout_percent)
@@ -158,40 +188,67 @@ def train(
   steps_per_epoch = max(1, training.num_clips // global_batch_size)
   total_steps = steps_per_epoch * num_epochs
 
-  tf.keras.mixed_precision.set_global_policy(precision)
+  steps, tagger, optimizer = build(
+    strategy,
+    num_classes=num_classes,
+    steps_per_epoch=steps_per_epoch,
+    model=model,
+    optimizer=optimizer,
+    schedule=schedule,
+    pipeline=pipeline,
+    base_learning_rate=base_learning_rate,
+    global_batch_size=global_batch_size,
+    num_epochs=num_epochs,
+    seed=seed,
+    clip_norm=clip_norm,
+    accumulate_steps=accumulate_steps,
+    precision=precision,
+  )
   with strategy.scope():
-    tagger = _build(model, num_classes, pipeline.crop_samples)
-    rate = optimization.scaled_learning_rate(
-      base_learning_rate, global_batch_size
-    )
-    optimizer = optimizer(schedule(rate, steps_per_epoch, num_epochs))
-    optimization.create_slots(optimizer, tagger.trainable_variables)
     best_map = tf.Variable(-1.0, trainable=False)
+    best_step = tf.Variable(0, trainable=False, dtype=tf.int64)
   # Everything is built: what gin has not been asked for by now is a mistake.
   config.check_all_used()
 
-  checkpoint = tf.train.Checkpoint(
-    model=tagger, optimizer=optimizer, best_map=best_map
+  is_chief = distribution.is_chief(strategy)
+  newest = checkpoints.Checkpoints(
+    tf.train.Checkpoint(
+      model=tagger, optimizer=optimizer, best_map=best_map, best_step=best_step
+    ),
+    os.path.join(workdir, "checkpoints"),
+    checkpoints_to_keep,
+    is_chief,
   )
-  newest = tf.train.CheckpointManager(
-    checkpoint, os.path.join(workdir, "checkpoints"), checkpoints_to_keep
+  best = checkpoints.Checkpoints(
+    tf.train.Checkpoint(model=tagger),
+    os.path.join(workdir, "best"),
+    1,
+    is_chief,
   )
-  best = tf.train.CheckpointManager(
-    tf.train.Checkpoint(model=tagger), os.path.join(workdir, "best"), 1
-  )
-  first_step = _restore(checkpoint, newest, optimizer, total_steps)
-  if initial_checkpoint and newest.latest_checkpoint is None:
+  run_file = os.path.join(workdir, "run.json")
+  fixed = {
+    "model": f"{type(tagger.backbone).__name__}, "
+    f"{tagger.count_params()} parameters",
+    "number of classes": num_classes,
+    "class list": _digest(json.dumps(training.classes.to_json())),
+    "global batch size": global_batch_size,
+    "seed": seed,
+    "training clips": training.num_clips,
+    "training data": training.digest(),
+  }
+  config_file = os.path.join(workdir, "config.gin")
+  if newest.newest:
+    _refuse_changes(run_file, fixed)
+    _show_changes(config_file)
+  restored = newest.restore()
+  if restored is None and initial_checkpoint:
     _start_from(initial_checkpoint, tagger)
-  _write_text(os.path.join(workdir, "config.gin"), config.operative())
+  first_step = int(optimizer.iterations.numpy())
+  if is_chief:
+    tf.io.gfile.makedirs(workdir)
+    _write_json(run_file, fixed)
+    records.write_file(config_file, config.operative().encode())
 
-  steps = trainer.Trainer(
-    strategy,
-    tagger,
-    optimizer,
-    global_batch_size=global_batch_size,
-    seed=seed,
-    clip_norm=clip_norm,
-  )
   evaluator = evaluation.Evaluator(
     strategy,
     tagger,
@@ -212,73 +269,241 @@ def train(
       )
     )
   )
-  print(
+  report = reporting.Report(
+    workdir,
+    total_steps=total_steps,
+    first_step=first_step,
+    batch_size=global_batch_size,
+    is_chief=is_chief,
+  )
+  if restored:
+    report.say(f"continuing from {restored} at step {first_step}")
+  report.say(
     f"{training.num_clips} training and {validation.num_clips} validation "
     f"clips, {num_classes} classes; {distribution.describe(strategy)}; "
-    f"{total_steps} steps of {global_batch_size} clips, from step {first_step}",
-    flush=True,
+    f"{total_steps} steps of {global_batch_size} clips, from step {first_step}"
   )
+  if is_chief and first_step == 0:
+    report.pictures(
+      _augmented(tagger, pipeline, training, global_batch_size, seed)
+    )
 
-  log = _Log(workdir, total_steps, first_step, global_batch_size)
   step = first_step
-  while step < total_steps:
-    num_steps = min(steps_per_loop, steps_per_epoch - step % steps_per_epoch)
-    values = steps.train(batches, tf.constant(num_steps))
-    values = {name: float(value) for name, value in values.items()}
-    step += num_steps
-    log.loop(step, num_steps, values)
-    if not math.isfinite(values["loss"]):
-      raise ValueError(
-        f"the loss is {values['loss']} at step {step}, learning rate "
-        f"{values['learning_rate']:.3g}; the newest checkpoint is from before."
-      )
-    if step % steps_per_epoch == 0:
-      result = evaluator.evaluate()
-      log.epoch(step, step // steps_per_epoch, result.summary())
+  report.resume_clock()
+  while True:
+    if step and step % steps_per_epoch == 0:
+      # Saved already: after a stop in here, the evaluation is made again.
+      with stop.at_once(step):
+        result = evaluator.evaluate()
+      report.epoch(step, step // steps_per_epoch, result)
       if result.summary()["mAP"] > best_map.numpy():
         best_map.assign(result.summary()["mAP"])
+        best_step.assign(step)
         best.save(step)
+      report.resume_clock()
+    if step >= total_steps:
+      break
+    num_steps = min(steps_per_loop, steps_per_epoch - step % steps_per_epoch)
+    with _profiled(workdir, profile_steps, step, step + num_steps):
+      values = steps.train(batches, tf.constant(num_steps))
+      values = {name: value.numpy().item() for name, value in values.items()}
+    bad_step = values["first_bad_step"]
+    if bad_step >= 0:
+      ids = pipeline.training_ids(
+        training, batch_size=global_batch_size, seed=seed, step=bad_step
+      )
+      raise ValueError(
+        f"the loss or its gradient is not finite in step {bad_step}, counted "
+        f"from 0, learning rate {steps.learning_rate(bad_step):.3g}; the "
+        f"newest checkpoint is {newest.newest or 'none'}; clips of the step: "
+        f"{', '.join(ids) or 'without ids'}"
+      )
+    is_due = (step + num_steps) // checkpoint_steps > step // checkpoint_steps
+    step += num_steps
+    report.loop(step, num_steps, values)
+    is_stopping = distribution.any_process(strategy, stop.is_wanted)
+    if is_due or is_stopping or step % steps_per_epoch == 0:
       newest.save(step)
-      log.resume_clock()
+    if is_stopping:
+      raise stop.stopped(step)
 
-  path = {"last": newest, "best": best}[exported].latest_checkpoint
-  exportable = _build(model, num_classes, pipeline.crop_samples)
-  tf.train.Checkpoint(model=exportable).restore(
-    path
-  ).expect_partial().assert_existing_objects_matched()
-  saved_model = os.path.join(workdir, "saved_model", "1")
-  export.export(
-    exportable,
-    saved_model,
-    classes=training.classes,
-    min_samples=pipeline.crop_samples,
-    padding=pipeline.padding,
+  path = {"last": newest, "best": best}[exported].newest
+  if path is None:  # No validation could be judged.
+    raise ValueError(f"there is no {exported} checkpoint to export.")
+  if is_chief:
+    _export(path, model, training, pipeline, workdir)
+    report.say(f"exported the {exported} checkpoint to {workdir}/saved_model/1")
+  report.finish(
+    best_step=int(best_step.numpy()),
+    best_mAP=float(best_map.numpy()),
+    exported=exported,
+    devices=distribution.describe(strategy),
+    run=fixed,
   )
-  print(f"exported the {exported} checkpoint to {saved_model}", flush=True)
 
 
-def _build(model, num_classes: int, num_samples: int) -> tagger_lib.Tagger:
+def build(
+  strategy: tf.distribute.Strategy,
+  *,
+  num_classes: int,
+  steps_per_epoch: int,
+  model,
+  optimizer,
+  schedule,
+  pipeline: data.Pipeline,
+  base_learning_rate: float,
+  global_batch_size: int,
+  num_epochs: int,
+  seed: int = 0,
+  clip_norm: float | None = None,
+  accumulate_steps: int = 1,
+  precision: str = "float32",
+):
+  """Makes what trains; the arguments are as in `train`.
+
+  Returns:
+    `Trainer`, `Tagger`, optimizer, with all their variables.
+
+  Raises:
+    ValueError: If a value is not among those allowed.
+  """
+  if precision not in ("float32", "mixed_bfloat16"):
+    raise ValueError(
+      f"train.precision is {precision!r}: allowed are float32, mixed_bfloat16."
+    )
+  tf.keras.mixed_precision.set_global_policy(precision)
+  # Keras draws the initial weights from it.
+  tf.keras.utils.set_random_seed(seed)
+  with strategy.scope():
+    tagger = _make_tagger(model, num_classes, pipeline.crop_samples)
+    rate = optimization.scaled_learning_rate(
+      base_learning_rate, global_batch_size
+    )
+    optimizer = optimizer(schedule(rate, steps_per_epoch, num_epochs))
+    optimization.create_slots(optimizer, tagger.trainable_variables)
+  steps = trainer.Trainer(
+    strategy,
+    tagger,
+    optimizer,
+    global_batch_size=global_batch_size,
+    seed=seed,
+    clip_norm=clip_norm,
+    accumulate_steps=accumulate_steps,
+  )
+  return steps, tagger, optimizer
+
+
+def _make_tagger(model, num_classes: int, num_samples: int):
   """A tagger with its variables made."""
   tagger = model(num_classes=num_classes)
   tagger(tf.zeros([1, num_samples]))
   return tagger
 
 
-def _restore(checkpoint, manager, optimizer, total_steps: int) -> int:
-  """Continues from the newest checkpoint, if any; returns the step."""
-  path = manager.latest_checkpoint
-  if path is None:
-    return 0
-  try:
-    checkpoint.restore(path).assert_consumed()
-  except (AssertionError, ValueError, tf.errors.OpError) as e:
-    raise ValueError(
-      f"{path} does not fit this model and optimizer: continue with the "
-      f"configuration it was made with, or choose another --workdir."
-    ) from e
-  step = int(optimizer.iterations.numpy())
-  print(f"continuing from {path} at step {step} of {total_steps}", flush=True)
-  return step
+class _Stop:
+  """SIGTERM: what a cluster sends some seconds before it takes a machine."""
+
+  def __init__(self):
+    self.is_wanted = False
+    self._stopped_at_once = None
+    with contextlib.suppress(ValueError):  # Not in the main thread: no signals.
+      signal.signal(signal.SIGTERM, self._handle)
+
+  def stopped(self, step: int) -> cli.Stopped:
+    return cli.Stopped(
+      f"stopped by SIGTERM after step {step}, which is saved; the same command "
+      "continues"
+    )
+
+  @contextlib.contextmanager
+  def at_once(self, step: int):
+    """For work that need not be ended: all up to `step` is saved."""
+    if self.is_wanted:
+      raise self.stopped(step)
+    self._stopped_at_once = self.stopped(step)
+    try:
+      yield
+    finally:
+      self._stopped_at_once = None
+
+  def _handle(self, *_):
+    self.is_wanted = True
+    if self._stopped_at_once:
+      raise self._stopped_at_once
+
+
+@contextlib.contextmanager
+def _profiled(workdir, profile_steps, begin, end):
+  """Profiles the loop from `begin` to `end` if it holds a step asked for."""
+  if not profile_steps or profile_steps[1] < begin or end <= profile_steps[0]:
+    yield
+    return
+  with tf.profiler.experimental.Profile(os.path.join(workdir, "summaries")):
+    yield
+
+
+def _augmented(tagger, pipeline, split, batch_size, seed):
+  """Features of a few clips as the first step sees them, for a picture."""
+  batches = pipeline.training(
+    split, num_classes=tagger.head.units, batch_size=batch_size, seed=seed
+  )
+  waveform, targets = next(iter(batches.take(1)))
+  few = min(_NUM_PICTURES, batch_size)
+  seed = randomness.bits([2], [seed, 0])
+  return tagger.augmented(waveform[:few], targets[:few], seed)[0].numpy()
+
+
+def _export(path, model, split, pipeline, workdir) -> None:
+  exportable = _make_tagger(model, len(split.classes), pipeline.crop_samples)
+  tf.train.Checkpoint(model=exportable).restore(
+    path
+  ).expect_partial().assert_existing_objects_matched()
+  export.export(
+    exportable,
+    os.path.join(workdir, "saved_model", "1"),
+    classes=split.classes,
+    min_samples=pipeline.crop_samples,
+    padding=pipeline.padding,
+  )
+
+
+def _refuse_changes(path: str, fixed: dict) -> None:
+  """Compares with run.json what a run must be continued with."""
+  if not tf.io.gfile.exists(path):
+    return
+  with tf.io.gfile.GFile(path) as file:
+    begun_with = json.load(file)
+  for name, value in fixed.items():
+    if begun_with.get(name) != value:
+      raise ValueError(
+        f"{path}: this run was begun with {name} {begun_with.get(name)}, not "
+        f"{value}: continue with that, or choose another --workdir."
+      )
+
+
+def _show_changes(path: str) -> None:
+  """Prints how the operative config differs from that of the last start."""
+  if not tf.io.gfile.exists(path):
+    return
+  with tf.io.gfile.GFile(path) as file:
+    before = file.read()
+  changes = [
+    line
+    for line in difflib.unified_diff(
+      before.splitlines(), config.operative().splitlines(), n=0
+    )
+    if not line.startswith(("---", "+++", "@@"))
+  ]
+  if changes:
+    print("\n".join(["changed since the last start:", *changes]), flush=True)
+
+
+def _write_json(path: str, content) -> None:
+  records.write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _digest(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _start_from(path: str, tagger: tagger_lib.Tagger) -> None:
@@ -301,74 +526,26 @@ def _start_from(path: str, tagger: tagger_lib.Tagger) -> None:
   print(f"starting from {path}, of {num_classes} classes{new}", flush=True)
 
 
-def _write_text(path: str, text: str) -> None:
-  tf.io.gfile.makedirs(os.path.dirname(path))
-  with tf.io.gfile.GFile(path, "w") as file:
-    file.write(text)
-
-
-class _Log:
-  """The live line, the lines that stay, and TensorBoard's summaries."""
-
-  def __init__(self, workdir, total_steps, first_step, batch_size):
-    folder = os.path.join(workdir, "summaries")
-    self._train = tf.summary.create_file_writer(os.path.join(folder, "train"))
-    self._validation = tf.summary.create_file_writer(
-      os.path.join(folder, "validation")
-    )
-    self._total_steps = total_steps
-    self._first_step = first_step
-    self._batch_size = batch_size
-    self._live = sys.stdout.isatty()
-    self._begin = self._lap = time.monotonic()
-
-  def resume_clock(self) -> None:
-    """Leaves what was between, an evaluation, out of clips a second."""
-    self._lap = time.monotonic()
-
-  def loop(self, step: int, num_steps: int, values: dict[str, float]) -> None:
-    now = time.monotonic()
-    clips_per_second = num_steps * self._batch_size / (now - self._lap)
-    seconds_per_step = (now - self._begin) / (step - self._first_step)
-    left = _clock(seconds_per_step * (self._total_steps - step))
-    self._lap = now
-    with self._train.as_default(step):
-      for name, value in values.items():
-        tf.summary.scalar(name, value)
-      tf.summary.scalar("clips_per_second", clips_per_second)
-    line = (
-      f"step {step}/{self._total_steps}  loss {values['loss']:.4f}  "
-      f"learning rate {values['learning_rate']:.2e}  "
-      f"{clips_per_second:.1f} clips/s  {left} left"
-    )
-    if self._live:  # The line is rewritten in place; \033[K clears its rest.
-      print(f"\r{line}\033[K", end="", flush=True)
-    else:
-      print(line, flush=True)
-
-  def epoch(self, step: int, epoch: int, summary: dict[str, float]) -> None:
-    with self._validation.as_default(step):
-      for name in ("mAP", "mAUC", "dprime"):
-        tf.summary.scalar(name, summary[name])
-    self._train.flush()
-    self._validation.flush()
-    start = "\r\033[K" if self._live else ""
-    print(
-      f"{start}epoch {epoch}, step {step}: mAP {summary['mAP']:.4f}  "
-      f"mAUC {summary['mAUC']:.4f}  d' {summary['dprime']:.4f}",
-      flush=True,
-    )
-
-
-def _clock(seconds: float) -> str:
-  """61 -> "0:01:01"."""
-  minutes, seconds = divmod(round(seconds), 60)
-  return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-
-
 def main() -> None:
   config.load(FLAGS.gin_file, FLAGS.gin_bindings)
-  train(distribution.strategy(FLAGS.tpu), FLAGS.data_dir, FLAGS.workdir)
+  train(
+    distribution.strategy(FLAGS.tpu),
+    FLAGS.data_dir,
+    FLAGS.workdir,
+    profile_steps=_profile_steps(FLAGS.profile_steps),
+  )
+
+
+def _profile_steps(given: list[str] | None) -> tuple[int, int] | None:
+  if not given:
+    return None
+  try:
+    first, last = map(int, given)
+  except ValueError:
+    raise ValueError(
+      f"--profile_steps={','.join(given)}: expected two steps, such as 100,110."
+    ) from None
+  return first, last
 
 
 if __name__ == "__main__":
