@@ -131,14 +131,14 @@ def main() -> None:
   folder, num_kills = pathlib.Path(sys.argv[1]), int(sys.argv[2])
   rng = random.Random(int(sys.argv[3]))
   begin = time.monotonic()
-  assert _start(folder, folder / "undisturbed", lambda: None) == 0
+  assert _start(folder, folder / "undisturbed_by_kills", lambda: None) == 0
   print(f"undisturbed: {time.monotonic() - begin:.1f} s")
   killed = folder / "killed"
   half_written = 0
   for i in range(num_kills):
-    count = rng.randint(0, 3)
+    count, delay_seconds = rng.randint(0, 3), rng.uniform(0, 0.2)
 
-    def prepare(i=i, count=count, delay_seconds=rng.uniform(0, 0.2)):
+    def prepare(i=i, count=count, delay_seconds=delay_seconds):
       if i % 2:
         _die_in_writing(killed, count)
       elif i % 4:

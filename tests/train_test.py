@@ -3,6 +3,8 @@
 
 import csv
 import json
+import re
+import shutil
 
 import gin
 import numpy as np
@@ -12,7 +14,15 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, toy
-from tf_audioset import audax, config, distribution, export, train
+from tf_audioset import (
+  audax,
+  config,
+  data,
+  distribution,
+  export,
+  records,
+  train,
+)
 
 _SMALL = (
   "train.global_batch_size = 8",
@@ -50,7 +60,7 @@ def test_the_log_and_the_work_directory_are_complete(trained):
   loops = [line for line in log.splitlines() if line.startswith("step ")]
   # 3 steps an epoch, 2 a loop: 2 loops an epoch.
   assert len(loops) == 8
-  for part in ("loss", "learning rate", "clips/s", "left"):
+  for part in ("loss", "learning rate", "clips/s", "input wait", "left"):
     assert part in loops[-1]
   assert "step 12/12" in loops[-1]
   assert log.count("mAP") == log.count("mAUC") == log.count("d'") == 4
@@ -58,12 +68,67 @@ def test_the_log_and_the_work_directory_are_complete(trained):
   newest = tf.train.latest_checkpoint(str(run / "checkpoints"))
   assert newest.endswith("ckpt-12")
   assert tf.train.latest_checkpoint(str(run / "best"))
-  tags = set()
-  for path in run.glob("summaries/*/*"):
-    for record in tf.data.TFRecordDataset(str(path)):
-      event = tf.compat.v1.Event.FromString(record.numpy())
-      tags |= {value.tag for value in event.summary.value}
-  assert {"loss", "learning_rate", "clips_per_second", "mAP", "mAUC"} <= tags
+  tags = {value.tag for _, value in _summaries(run)}
+  assert tags == {
+    "loss",
+    "learning_rate",
+    "gradient_norm",
+    "clips_per_second",
+    "input_wait_share",
+    "augmented",
+    "mAP",
+    "mAUC",
+    "dprime",
+    "AP_of_the_classes",
+  }
+  rows = _metrics(run)
+  assert [row["step"] for row in rows if "loss" in row] == [
+    2, 3, 5, 6, 8, 9, 11, 12
+  ]  # fmt: skip
+  validations = [row for row in rows if "epoch" in row]
+  assert [(row["epoch"], row["step"]) for row in validations] == [
+    (1, 3), (2, 6), (3, 9), (4, 12)
+  ]  # fmt: skip
+  summary = json.loads((run / "summary.json").read_text())
+  assert summary["last_validation"] == validations[-1]
+  best = max(validations, key=lambda row: row["mAP"])
+  assert summary["best_mAP"] == pytest.approx(best["mAP"], abs=1e-6)
+  assert summary["best_step"] == best["step"]
+  assert f"ckpt-{best['step']}." in str(list((run / "best").iterdir()))
+  assert summary["packages"]["tensorflow"] == tf.__version__
+  assert 0 < summary["wall_seconds"] < 600
+  assert len(summary["code_version"]) > 4
+
+
+def _summaries(run):
+  """(step, tf.Summary.Value) of all of a run's event files."""
+  return [
+    (event.step, value)
+    for path in sorted(run.glob("summaries/*/*.v2"))
+    for event in map(
+      tf.compat.v1.Event.FromString,
+      tf.data.TFRecordDataset(str(path)).as_numpy_iterator(),
+    )
+    for value in event.summary.value
+  ]
+
+
+def _metrics(run):
+  lines = (run / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_the_pictures_are_of_augmented_features(trained):
+  pictures = [
+    tf.io.decode_png(png).numpy()
+    for _, value in _summaries(trained[0] / "run")
+    if value.tag == "augmented"
+    for png in tf.make_ndarray(value.tensor)[2:]
+  ]
+  assert len(pictures) == 4
+  for picture in pictures:
+    assert picture.shape == (64, 51, 1)  # Bands, frames of half a second.
+    assert picture.std() > 10
 
 
 def test_the_curves_can_be_drawn(trained, tmp_path):
@@ -84,33 +149,62 @@ def test_the_saved_config_is_a_gin_file_of_the_same_run(trained):
   assert gin.query_parameter("ResNet.width") == 8
 
 
-def test_the_same_command_continues_and_another_model_is_refused(trained):
-  folder, _ = trained
+def test_the_same_command_after_the_end_judges_and_exports_again(trained):
+  folder, first = trained
+  before = (folder / "run" / "metrics.jsonl").read_bytes()
   log = command.succeed(*_arguments(folder))
-  assert "continuing from" in log and "at step 12 of 12" in log
-  error = command.fail(*_arguments(folder, "ResNet.width = 4"))
-  assert "does not fit this model" in error
+  assert "continuing from" in log and "at step 12\n" in log
+  assert (folder / "run" / "metrics.jsonl").read_bytes() == before
+  assert [line for line in first.splitlines() if "epoch 4" in line] == [
+    line for line in log.splitlines() if "epoch" in line
+  ]
 
 
-def test_resuming_equals_not_stopping(tmp_path, trained):
-  """Half a run and the rest give the weights of the whole."""
+@pytest.mark.parametrize(
+  ("binding", "message"),
+  [
+    (
+      "ResNet.width = 4",
+      "begun with model ResNet, 177323 parameters, not ResN",
+    ),
+    ("train.global_batch_size = 4", "begun with global batch size 8, not 4"),
+    ("train.seed = 5", "begun with seed 0, not 5"),
+    ("train.training_percent = 50", "begun with training clips 24, not "),
+  ],
+)
+def test_a_run_is_not_continued_as_another(trained, binding, message):
+  run = trained[0] / "run"
+  before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+  config.load(["gin/quickstart.gin"], [*_SMALL, binding])
+  with pytest.raises(ValueError, match=message):
+    train.train(
+      distribution.strategy(None), str(trained[0] / "records"), str(run)
+    )
+  assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_other_classes_are_refused_and_other_parameters_shown(
+  trained, tmp_path, capsys
+):
   folder, _ = trained
-  (tmp_path / "records").symlink_to(folder / "records")
-  command.succeed(*_arguments(tmp_path))
-  # Back to the checkpoint of the second epoch, as if stopped after it.
-  checkpoints = tmp_path / "run" / "checkpoints"
-  expected = _weights(checkpoints / "ckpt-12")
-  for path in checkpoints.glob("ckpt-*"):
-    if path.name.split(".")[0] != "ckpt-6":
-      path.unlink()
-  (checkpoints / "checkpoint").write_text(
-    'model_checkpoint_path: "ckpt-6"\nall_model_checkpoint_paths: "ckpt-6"\n'
-  )
-  assert "at step 6 of 12" in command.succeed(*_arguments(tmp_path))
-  actual = _weights(checkpoints / "ckpt-12")
-  assert expected.keys() == actual.keys()
-  for name, value in expected.items():
-    np.testing.assert_allclose(actual[name], value, atol=1e-5, err_msg=name)
+  shutil.copytree(folder, tmp_path / "copy")
+  folder = tmp_path / "copy"
+
+  def start(*bindings):
+    config.load(["gin/quickstart.gin"], [*_SMALL, *bindings])
+    train.train(
+      distribution.strategy(None), str(folder / "records"), str(folder / "run")
+    )
+
+  start("Mixup.alpha = 0.7")
+  out = capsys.readouterr().out
+  assert (
+    "changed since the last start:\n-Mixup.alpha = 0.2\n+Mixup.alpha = 0.7\n"
+  ) in out
+  info = folder / "records" / "dataset_info.json"
+  info.write_text(info.read_text().replace(toy.NAMES[0], "Hum"))
+  with pytest.raises(ValueError, match="begun with class list"):
+    start()
 
 
 def _weights(path):
@@ -204,7 +298,11 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("UNUSED = 3", "nothing uses UNUSED"),
     ("ConvNeXt.variant = 'tiny'", "nothing uses ConvNeXt.variant"),
     ("train.validation_split = 'test'", "no split 'test'"),
-    ("train.num_epochs = 0", "at least 1"),
+    ("train.num_epochs = 0", "num_epochs is 0; it must be at least 1"),
+    (
+      "train.accumulate_steps = 3",
+      "8, does not divide by the 1 replicas times",
+    ),
     ("ResNet.depth = 19", "depth is 19"),
     ("Mixup.alpha = -1", "alpha is -1"),
     ("Pipeline.padding = 'mirror'", "'mirror'"),
@@ -324,7 +422,7 @@ def test_training_starts_from_a_checkpoint(trained, tmp_path, capsys):
 
 def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):
   config.load(["gin/quickstart.gin"], [*_SMALL, "train.global_batch_size = 9"])
-  with pytest.raises(ValueError, match="9, does not divide by the 2 replicas"):
+  with pytest.raises(ValueError, match="9, does not divide by the 2 repl"):
     train.train(
       toy.two_replicas(),
       str(trained[0] / "records"),
@@ -339,6 +437,46 @@ def test_a_broken_record_is_named(tmp_path):
   assert error == (
     "train: error: clip train7: cannot be decoded: Format not recognised."
   )
+
+
+def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
+  """A learning rate of 1e30 breaks the second update."""
+  config.load(
+    ["gin/quickstart.gin"],
+    [*_SMALL, "train.base_learning_rate = 1e30", "train.checkpoint_steps = 1"],
+  )
+  with pytest.raises(ValueError) as error:
+    train.train(
+      distribution.strategy(None),
+      str(trained[0] / "records"),
+      str(tmp_path / "run"),
+    )
+  message = str(error.value)
+  found = re.search(
+    r"not finite in step (\d+), counted from 0, learning rate (\S+); the newest "
+    r"checkpoint is (\S+); clips of the step: (.*)$",
+    message,
+  )
+  step = int(found[1])
+  # Of a warm-up of one epoch, three steps, to 1e30 times 8 / 256.
+  assert float(found[2]) == pytest.approx(step / 3 * 1e30 * 8 / 256, rel=1e-2)
+  split = records.find_split(str(trained[0] / "records"), "train")
+  ids = data.Pipeline().training_ids(split, batch_size=8, seed=0, step=step)
+  assert found[4].split(", ") == ids and len(set(ids)) == 8
+  rows = _metrics(tmp_path / "run")
+  newest = tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints"))
+  last_good = [row["step"] for row in rows if "loss" in row][-1:]
+  assert last_good == ([] if newest is None else [int(newest.split("-")[-1])])
+  assert found[3] == (newest or "none")
+
+
+def test_a_profile_of_some_steps(trained, tmp_path):
+  (tmp_path / "records").symlink_to(trained[0] / "records")
+  arguments = _arguments(tmp_path, "train.num_epochs = 2")
+  command.succeed(*arguments, "--profile_steps=4,5")
+  traces = list(tmp_path.glob("run/summaries/plugins/profile/*/*.xplane.pb"))
+  assert len(traces) == 1 and traces[0].stat().st_size > 1000
+  assert "expected two steps" in command.fail(*arguments, "--profile_steps=4")
 
 
 _AUDAX = [f"gin/audax/{model}.gin" for model in audax.MODELS]

@@ -22,7 +22,7 @@ import tensorflow as tf
 _RETRY_SECONDS = (5, 30)
 
 # What TensorFlow raises for files that are broken, cut off or gone.
-_UNREADABLE = (tf.errors.OpError, ValueError, OSError)
+_UNREADABLE = (tf.errors.OpError, ValueError, IndexError, OSError)
 
 
 class Checkpoints:
@@ -156,10 +156,20 @@ def _mend_list(folder: str) -> None:
     for match in (re.fullmatch(r"ckpt-(\d+)\.index", name) for name in names)
     if match
   )
-  state = tf.train.get_checkpoint_state(folder)
-  if steps and (state is None or not state.model_checkpoint_path):
+  try:
+    is_listed = tf.train.get_checkpoint_state(folder) is not None
+  except ValueError:  # The list is empty.
+    is_listed = False
+  if steps and not is_listed:
     paths = [os.path.join(folder, f"ckpt-{step}") for step in steps]
-    tf.compat.v1.train.update_checkpoint_state(folder, paths[-1], paths)
+    tf.compat.v1.train.update_checkpoint_state(
+      folder,
+      paths[-1],
+      paths,
+      # Times in their order are enough; without any, none would be listed.
+      all_model_checkpoint_timestamps=range(1, len(paths) + 1),
+      last_preserved_timestamp=0.0,
+    )
 
 
 def _remove(path: str) -> None:
