@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -116,7 +115,8 @@ def test_sigterm_saves_exits_with_75_and_is_continued(folder, undisturbed):
 
 def test_a_disk_that_is_full_at_a_checkpoint_ends_the_run(folder, undisturbed):
   """`ulimit -f` stands for the full disk: no file above 100 kB, the model has
-  177,323 parameters."""
+  177,323 parameters.
+  """
   arguments = _arguments(folder, "full")
   limited = (
     "import resource, sys, runpy;"

@@ -453,8 +453,8 @@ def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
     )
   message = str(error.value)
   found = re.search(
-    r"not finite in step (\d+), counted from 0, learning rate (\S+); the newest "
-    r"checkpoint is (\S+); clips of the step: (.*)$",
+    r"not finite in step (\d+), counted from 0, learning rate (\S+); the "
+    r"newest checkpoint is (\S+); clips of the step: (.*)$",
     message,
   )
   step = int(found[1])

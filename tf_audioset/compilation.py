@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What XLA makes of a loop of training steps, compiled for the CPU.
+
+The CPU stands for the TPU: what a TPU refuses, an op that XLA does not know or
+a shape that is not static, is refused here as well.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import gin
+import tensorflow as tf
+
+from tf_audioset import train
+
+
+def loop_hlo(*, num_classes: int, num_steps: int) -> str:
+  """Compiles the loop of the experiment that `config.load` has read.
+
+  Front end, augmentation, forward, backward and update are in it; the front
+  end's engine must be "matmul", as on a TPU.
+
+  Args:
+    num_classes: Width of the targets.
+    num_steps: In a loop; the batch is `train.global_batch_size`.
+
+  Returns:
+    HLO after XLA's optimisation, as text.
+  """
+  bindings = gin.get_bindings("train")
+  known = inspect.signature(train.build).parameters
+  # `train` leaves the policy behind that the experiment asks for.
+  policy = tf.keras.mixed_precision.global_policy()
+  try:
+    steps, _, _ = train.build(
+      tf.distribute.OneDeviceStrategy("/cpu:0"),
+      num_classes=num_classes,
+      steps_per_epoch=100,
+      **{name: value for name, value in bindings.items() if name in known},
+    )
+    shape = [num_steps, bindings["global_batch_size"]]
+    waveforms = tf.TensorSpec(
+      [*shape, bindings["pipeline"].crop_samples], tf.int16
+    )
+    targets = tf.TensorSpec([*shape, num_classes])
+    loop = tf.function(steps.train_on, jit_compile=True)
+    return loop.experimental_get_compiler_ir(waveforms, targets)(
+      stage="optimized_hlo"
+    )
+  finally:
+    tf.keras.mixed_precision.set_global_policy(policy)
