@@ -3,8 +3,10 @@
 
 import socket
 import time
+from unittest import mock
 
 import pytest
+import tensorflow as tf
 
 from tf_audioset import distribution
 
@@ -26,3 +28,50 @@ def test_an_absent_tpu_is_told_at_once(tpu):
     with pytest.raises(ValueError, match="no such TPU can be reached"):
       distribution.strategy(tpu)
   assert time.monotonic() - begin < 60
+
+
+@pytest.mark.parametrize(
+  ("device", "is_remote", "words"),
+  [
+    (
+      "/job:localhost/replica:0/task:0/device:TPU:0",
+      False,
+      "8 replicas on TPU",
+    ),
+    (
+      "/job:worker/replica:0/task:0/device:TPU:0",
+      True,
+      "8 replicas on TPU of 1 other host",
+    ),
+  ],
+)
+def test_a_tpu_of_other_machines_is_told_from_one_of_this(
+  device, is_remote, words
+):
+  strategy = mock.create_autospec(tf.distribute.TPUStrategy, instance=True)
+  strategy.num_replicas_in_sync = 8
+  strategy.extended.worker_devices = (device,) * 8
+  strategy.extended.num_hosts = 1
+  assert distribution.is_remote(strategy) == is_remote
+  assert distribution.describe(strategy) == words
+
+
+def test_a_name_whose_host_does_not_answer_is_told_at_once(monkeypatch):
+  """Google's API knows the TPU, but it is switched off."""
+  with socket.socket() as closed:
+    closed.bind(("127.0.0.1", 0))
+    spec = {"worker": [f"127.0.0.1:{closed.getsockname()[1]}"]}
+    resolver = mock.Mock()
+    resolver.cluster_spec().as_dict.return_value = spec
+    monkeypatch.setattr(
+      tf.distribute.cluster_resolver, "TPUClusterResolver", lambda _: resolver
+    )
+    with pytest.raises(ValueError, match="my-tpu: no such.*refused"):
+      distribution.strategy("my-tpu")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"cluster": 3}'])
+def test_a_broken_tf_config_is_told(monkeypatch, text):
+  monkeypatch.setenv("TF_CONFIG", text)
+  with pytest.raises(ValueError, match="TF_CONFIG is not what"):
+    distribution.strategy(None)

@@ -18,10 +18,9 @@ import sys
 import threading
 import time
 
-import gin
 import tensorflow as tf
 
-from tests import toy
+from tests import small
 from tf_audioset import (
   checkpoints,
   config,
@@ -33,25 +32,10 @@ from tf_audioset import (
 
 # 12 epochs of 3 steps; a loop is 2 steps and then 1.
 _BINDINGS = (
-  "Tagger.backbone = @SmallBackbone()",
-  "train.global_batch_size = 8",
+  *small.BINDINGS,
   "train.num_epochs = 12",
   "train.steps_per_loop = 2",
-  "train.checkpoint_steps = 2",
-  "Pipeline.crop_seconds = 0.5",
 )
-
-
-@gin.register
-class SmallBackbone(toy.MeanBackbone):
-  """With statistics that have to be saved as well."""
-
-  def __init__(self):
-    super().__init__()
-    self._norm = tf.keras.layers.BatchNormalization()
-
-  def call(self, features, training=False, seed=None):
-    return self._norm(super().call(features), training=training)
 
 
 def _train(folder: pathlib.Path, workdir: pathlib.Path) -> None:

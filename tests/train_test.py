@@ -451,7 +451,7 @@ def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
       str(trained[0] / "records"),
       str(tmp_path / "run"),
     )
-  message = str(error.value)
+  message = str(error.value).splitlines()[0]  # gin adds a second.
   found = re.search(
     r"not finite in step (\d+), counted from 0, learning rate (\S+); the "
     r"newest checkpoint is (\S+); clips of the step: (.*)$",
@@ -468,6 +468,43 @@ def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
   last_good = [row["step"] for row in rows if "loss" in row][-1:]
   assert last_good == ([] if newest is None else [int(newest.split("-")[-1])])
   assert found[3] == (newest or "none")
+
+
+def test_weights_that_are_not_finite_are_not_saved(trained, tmp_path):
+  """A learning rate above float32's breaks the first update, after its loss."""
+  config.load(
+    ["gin/quickstart.gin"],
+    [
+      *_SMALL,
+      "train.base_learning_rate = 1e41",
+      "train.steps_per_loop = 1",
+      "train.checkpoint_steps = 1",
+    ],
+  )
+  with pytest.raises(
+    ValueError,
+    match="made of the model is not finite in step 0, .* checkpoint is none; "
+    "clips of the step: train",
+  ):
+    train.train(
+      distribution.strategy(None),
+      str(trained[0] / "records"),
+      str(tmp_path / "run"),
+    )
+  assert not list((tmp_path / "run").glob("checkpoints/*"))
+  assert [row["step"] for row in _metrics(tmp_path / "run")] == [1]
+
+
+def test_a_tpu_of_other_machines_needs_buckets(trained, tmp_path, monkeypatch):
+  monkeypatch.setattr(distribution, "is_remote", lambda _: True)
+  config.load(["gin/quickstart.gin"], _SMALL)
+  records_dir = str(trained[0] / "records")
+  for data_dir, message in (
+    (records_dir, f"--data_dir={records_dir}: the hosts of this TPU"),
+    ("gs://bucket/records", f"--workdir={tmp_path}/run: the hosts"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      train.train(distribution.strategy(None), data_dir, str(tmp_path / "run"))
 
 
 def test_a_profile_of_some_steps(trained, tmp_path):

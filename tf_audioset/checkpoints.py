@@ -98,13 +98,14 @@ class Checkpoints:
     Raises:
       ValueError: If it cannot be written, even after some time.
     """
-    counter = self._checkpoint.save_counter.numpy()
     for wait_seconds in (*_RETRY_SECONDS, None):
       try:
+        # Saving adds 1. TensorFlow would count the savings, which a stop or a
+        # second try add to, and no two runs would end alike.
+        self._checkpoint.save_counter.assign(step - 1)
         self._manager.save(step)
         return
       except (tf.errors.OpError, OSError) as e:
-        self._checkpoint.save_counter.assign(counter)
         self._remove_rest(step)
         reason = str(e).strip().splitlines()[0]
       message = f"the checkpoint of step {step} cannot be written ({reason})"

@@ -66,7 +66,8 @@ def run(
     print(f"\n{prog}: interrupted", file=sys.stderr)
     _exit_now(_INTERRUPTED)
   except Stopped as e:
-    print(f"\n{prog}: {e}", file=sys.stderr)
+    # gin adds lines to the message.
+    print(f"\n{prog}: {_first_line(str(e))}", file=sys.stderr)
     _exit_now(_STOPPED)
   except Exception as e:
     if FLAGS.debug or not _has_a_message(e):

@@ -10,7 +10,7 @@ import socket
 import tensorflow as tf
 from official.common import distribute_utils
 
-_SECONDS = 10  # To reach a TPU's host; seconds in a network are long.
+_SECONDS = 10  # To reach a host of a TPU; seconds in a network are long.
 
 
 def strategy(tpu: str | None) -> tf.distribute.Strategy:
@@ -30,10 +30,7 @@ def strategy(tpu: str | None) -> tf.distribute.Strategy:
   """
   if tpu:
     try:
-      if tpu.startswith("grpc://"):
-        # TensorFlow itself would wait for minutes.
-        host, _, port = tpu[len("grpc://") :].partition(":")
-        socket.create_connection((host, int(port)), _SECONDS).close()
+      _check_answers(tpu)
       return distribute_utils.get_distribution_strategy("tpu", tpu_address=tpu)
     except Exception as e:  # The resolver raises whatever its HTTP client does.
       reason = str(e).strip().splitlines() or [type(e).__name__]
@@ -41,12 +38,26 @@ def strategy(tpu: str | None) -> tf.distribute.Strategy:
         f"--tpu={tpu}: no such TPU can be reached ({reason[0]}). On a TPU VM "
         "use --tpu=local; without a TPU leave the flag out."
       ) from e
-  if _num_workers() > 1:
+  num_workers = _num_workers()
+  if num_workers > 1:
+    print(f"waiting for the {num_workers} workers of TF_CONFIG", flush=True)
     return tf.distribute.MultiWorkerMirroredStrategy()
   num_gpus = len(tf.config.list_physical_devices("GPU"))
   return distribute_utils.get_distribution_strategy(
     "mirrored" if num_gpus > 1 else "one_device", num_gpus=num_gpus
   )
+
+
+def _check_answers(tpu: str) -> None:
+  """Raises unless each host of a TPU takes connections.
+
+  TensorFlow itself would wait for one that does not, for minutes.
+  """
+  resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu)
+  # Empty for "local", which has no host but this.
+  for address in resolver.cluster_spec().as_dict().get("worker", []):
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), _SECONDS).close()
 
 
 def _num_workers() -> int:
@@ -69,7 +80,7 @@ def _num_workers() -> int:
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
   """Whether this process is the one of its run that writes."""
-  if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+  if not has_peers(strategy):
     return True
   resolver = strategy.cluster_resolver
   has_chief = "chief" in resolver.cluster_spec().jobs
@@ -78,9 +89,14 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
   )
 
 
+def has_peers(strategy: tf.distribute.Strategy) -> bool:
+  """Whether other processes run the same program in step with this one."""
+  return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def any_process(strategy: tf.distribute.Strategy, value: bool) -> bool:
   """Whether `value` is true in any process of the run."""
-  if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+  if not has_peers(strategy):
     return value
   values = strategy.experimental_distribute_values_from_function(
     lambda _: tf.constant(int(value))
@@ -88,8 +104,24 @@ def any_process(strategy: tf.distribute.Strategy, value: bool) -> bool:
   return bool(strategy.reduce("SUM", values, axis=None) > 0)
 
 
+def is_remote(strategy: tf.distribute.Strategy) -> bool:
+  """Whether the hosts of a TPU are other machines: a TPU node, or a pod.
+
+  Their input pipelines run there, where nothing of this process's Python is,
+  and files on this machine's disks are not seen.
+  """
+  return (
+    isinstance(strategy, tf.distribute.TPUStrategy)
+    and "/job:localhost/" not in strategy.extended.worker_devices[0]
+  )
+
+
 def describe(strategy: tf.distribute.Strategy) -> str:
   """One line for the log, such as "1 replica on CPU"."""
   count = strategy.num_replicas_in_sync
   kind = strategy.extended.worker_devices[0].split("device:")[-1].split(":")[0]
-  return f"{count} replica{'s' if count > 1 else ''} on {kind}"
+  line = f"{count} replica{'s' if count > 1 else ''} on {kind}"
+  if is_remote(strategy):
+    num_hosts = strategy.extended.num_hosts
+    line += f" of {num_hosts} other host{'s' if num_hosts > 1 else ''}"
+  return line

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -34,8 +36,11 @@ class Evaluator:
       )
     )
 
-  def evaluate(self) -> metrics.Metrics:
+  def evaluate(self, progress: Callable[[int, int], None]) -> metrics.Metrics:
     """Runs the model over the split.
+
+    Args:
+      progress: Called after each batch: clips scored, clips in all.
 
     Returns:
       The metrics of the logarithms of its scores, which tie less often than
@@ -57,6 +62,7 @@ class Evaluator:
       scores[index] = batch_scores[real]
       targets[index] = batch_targets[real]
       times_seen[index] += 1
+      progress(int(times_seen.sum()), len(times_seen))
     if not (times_seen == 1).all():
       raise ValueError(
         f"{(times_seen == 0).sum()} of {self._shape[0]} clips of the "

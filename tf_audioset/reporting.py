@@ -110,6 +110,18 @@ class Report:
     else:
       print(line, flush=True)
 
+  def validating(self, done: int, total: int) -> None:
+    """Shows on a terminal how many clips of the validation are scored."""
+    if self._is_chief and self._is_live:
+      seconds = time.monotonic() - self._lap
+      left = _clock(seconds / done * (total - done))
+      print(
+        f"\rvalidation  {done}/{total} clips  {done / seconds:.1f} clips/s  "
+        f"{left} left\033[K",
+        end="",
+        flush=True,
+      )
+
   def epoch(self, step: int, epoch: int, result: metrics.Metrics) -> None:
     """Reports the validation after an epoch."""
     summary = result.summary()

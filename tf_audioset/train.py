@@ -5,8 +5,8 @@ r"""Trains a tagger: restore, step, summarise, evaluate, save, export.
       --data_dir=DIR --workdir=DIR [--tpu=NAME] [--gin_bindings='a.b = 1']...
 
 The same command continues a run that was stopped, however it was stopped. On
-SIGTERM the run ends its loop, saves, and exits with code 75. In the work
-directory:
+SIGTERM the run ends its loop, saves, and exits with code 75
+(docs/resuming.md). In the work directory:
 
   config.gin        every value the run used
   run.json          model, classes, batch and data, which must not change
@@ -170,7 +170,14 @@ def train(
       f"train.holdout_percent is {holdout_percent}, allowed is 0 to 99; "
       f"train.training_percent is {training_percent}, allowed is 1 to 100."
     )
-  stop = _Stop()
+  if distribution.is_remote(strategy):
+    for name, path in (("data_dir", data_dir), ("workdir", workdir)):
+      if "://" not in path:
+        raise ValueError(
+          f"--{name}={path}: the hosts of this TPU are other machines, which "
+          "do not see this one's disk: give a folder of a bucket, gs://..."
+        )
+  stop = _Stop(has_peers=distribution.has_peers(strategy))
   training = records.find_split(data_dir, training_split)
   if holdout_percent:
     validation = training.part(0, holdout_percent)
@@ -288,13 +295,24 @@ def train(
       _augmented(tagger, pipeline, training, global_batch_size, seed)
     )
 
+  def not_finite(what: str, at_step: int) -> ValueError:
+    ids = pipeline.training_ids(
+      training, batch_size=global_batch_size, seed=seed, step=at_step
+    )
+    return ValueError(
+      f"{what} not finite in step {at_step}, counted from 0, learning rate "
+      f"{steps.learning_rate(at_step):.3g}; the newest checkpoint is "
+      f"{newest.newest or 'none'}; clips of the step: "
+      f"{', '.join(ids) or 'without ids'}"
+    )
+
   step = first_step
+  stop.saved(step)
   report.resume_clock()
   while True:
     if step and step % steps_per_epoch == 0:
       # Saved already: after a stop in here, the evaluation is made again.
-      with stop.at_once(step):
-        result = evaluator.evaluate()
+      result = evaluator.evaluate(report.validating)
       report.epoch(step, step // steps_per_epoch, result)
       if result.summary()["mAP"] > best_map.numpy():
         best_map.assign(result.summary()["mAP"])
@@ -304,28 +322,25 @@ def train(
     if step >= total_steps:
       break
     num_steps = min(steps_per_loop, steps_per_epoch - step % steps_per_epoch)
-    with _profiled(workdir, profile_steps, step, step + num_steps):
-      values = steps.train(batches, tf.constant(num_steps))
-      values = {name: value.numpy().item() for name, value in values.items()}
-    bad_step = values["first_bad_step"]
-    if bad_step >= 0:
-      ids = pipeline.training_ids(
-        training, batch_size=global_batch_size, seed=seed, step=bad_step
-      )
-      raise ValueError(
-        f"the loss or its gradient is not finite in step {bad_step}, counted "
-        f"from 0, learning rate {steps.learning_rate(bad_step):.3g}; the "
-        f"newest checkpoint is {newest.newest or 'none'}; clips of the step: "
-        f"{', '.join(ids) or 'without ids'}"
-      )
-    is_due = (step + num_steps) // checkpoint_steps > step // checkpoint_steps
-    step += num_steps
-    report.loop(step, num_steps, values)
-    is_stopping = distribution.any_process(strategy, stop.is_wanted)
-    if is_due or is_stopping or step % steps_per_epoch == 0:
-      newest.save(step)
-    if is_stopping:
-      raise stop.stopped(step)
+    with stop.postponed():
+      with _profiled(workdir, profile_steps, step, step + num_steps):
+        values = steps.train(batches, tf.constant(num_steps))
+        values = {name: value.numpy().item() for name, value in values.items()}
+      if values["first_bad_step"] >= 0:
+        raise not_finite(
+          "the loss or its gradient is", values["first_bad_step"]
+        )
+      is_due = (step + num_steps) // checkpoint_steps > step // checkpoint_steps
+      step += num_steps
+      report.loop(step, num_steps, values)
+      is_stopping = distribution.any_process(strategy, stop.is_wanted)
+      if is_due or is_stopping or step % steps_per_epoch == 0:
+        if not steps.is_finite():
+          raise not_finite("what the update made of the model is", step - 1)
+        newest.save(step)
+        stop.saved(step)
+      if is_stopping:
+        raise stop.stopped()
 
   path = {"last": newest, "best": best}[exported].newest
   if path is None:  # No validation could be judged.
@@ -401,35 +416,43 @@ def _make_tagger(model, num_classes: int, num_samples: int):
 
 
 class _Stop:
-  """SIGTERM: what a cluster sends some seconds before it takes a machine."""
+  """SIGTERM: what a cluster sends some seconds before it takes a machine.
 
-  def __init__(self):
+  What is on the disk is whole at any time, so the run ends at once; but steps
+  that have begun are ended and saved, and one of several workers asks the
+  others first.
+  """
+
+  def __init__(self, has_peers: bool):
     self.is_wanted = False
-    self._stopped_at_once = None
+    self._is_postponed = self._has_peers = has_peers
+    self._step = None
     with contextlib.suppress(ValueError):  # Not in the main thread: no signals.
       signal.signal(signal.SIGTERM, self._handle)
 
-  def stopped(self, step: int) -> cli.Stopped:
-    return cli.Stopped(
-      f"stopped by SIGTERM after step {step}, which is saved; the same command "
-      "continues"
-    )
-
   @contextlib.contextmanager
-  def at_once(self, step: int):
-    """For work that need not be ended: all up to `step` is saved."""
-    if self.is_wanted:
-      raise self.stopped(step)
-    self._stopped_at_once = self.stopped(step)
-    try:
-      yield
-    finally:
-      self._stopped_at_once = None
+  def postponed(self):
+    """Around what ends with a look at `is_wanted`."""
+    self._is_postponed = True
+    yield
+    self._is_postponed = self._has_peers
+
+  def saved(self, step: int) -> None:
+    """Tells up to where the run is on the disk."""
+    self._step = step
+
+  def stopped(self) -> cli.Stopped:
+    where = "before the first step"
+    if self._step:
+      where = f"after step {self._step}, which is saved"
+    return cli.Stopped(
+      f"stopped by SIGTERM {where}; the same command continues"
+    )
 
   def _handle(self, *_):
     self.is_wanted = True
-    if self._stopped_at_once:
-      raise self._stopped_at_once
+    if not self._is_postponed:
+      raise self.stopped()
 
 
 @contextlib.contextmanager

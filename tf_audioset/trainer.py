@@ -115,6 +115,19 @@ class Trainer:
       self._strategy.run(self._step, args=((waveforms[i], targets[i]),))
     return self._end_loop(num_steps)
 
+  @tf.function
+  def is_finite(self) -> tf.Tensor:
+    """Bool scalar: whether all weights and statistics of the model are."""
+
+    def count_bad():
+      of_each = [
+        tf.reduce_all(tf.math.is_finite(v)) for v in self._tagger.variables
+      ]
+      return tf.cast(~tf.reduce_all(of_each), tf.int32)
+
+    num_bad = self._strategy.run(count_bad)
+    return self._strategy.reduce("SUM", num_bad, axis=None) == 0
+
   def learning_rate(self, step: tf.Tensor) -> tf.Tensor:
     """float32 scalar: that of the update from `step` (from 0) to `step` + 1."""
     rate = self._optimizer.learning_rate

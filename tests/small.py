@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training command, with a model that is traced in a moment.
+
+python -m tests.small --data_dir=DIR --workdir=DIR [--gin_bindings=...]...
+"""
+
+from __future__ import annotations
+
+import gin
+import tensorflow as tf
+
+from tests import toy
+from tf_audioset import cli, train
+
+# 3 steps an epoch of `toy.write_dataset`.
+BINDINGS = (
+  "Tagger.backbone = @SmallBackbone()",
+  "train.global_batch_size = 8",
+  "train.checkpoint_steps = 2",
+  "Pipeline.crop_seconds = 0.5",
+  "WarmupCosine.warmup_epochs = 1",
+)
+
+
+@gin.register
+class SmallBackbone(toy.MeanBackbone):
+  """With statistics that have to be saved as well."""
+
+  embedding_size = 1000  # A checkpoint is 0.8 MB.
+
+  def __init__(self):
+    super().__init__()
+    self._norm = tf.keras.layers.BatchNormalization()
+
+  def call(self, features, training=False, seed=None):
+    return self._norm(super().call(features), training=training)
+
+
+if __name__ == "__main__":
+  cli.run(train.main, prog="train", required=["data_dir", "workdir"])
