@@ -15,7 +15,9 @@ import tensorflow as tf
 from tf_audioset import train
 
 
-def loop_hlo(*, num_classes: int, num_steps: int) -> str:
+def loop_hlo(
+  *, num_classes: int, num_steps: int, stage: str = "optimized_hlo"
+) -> str:
   """Compiles the loop of the experiment that `config.load` has read.
 
   Front end, augmentation, forward, backward and update are in it; the front
@@ -24,9 +26,10 @@ def loop_hlo(*, num_classes: int, num_steps: int) -> str:
   Args:
     num_classes: Width of the targets.
     num_steps: In a loop; the batch is `train.global_batch_size`.
+    stage: "optimized_hlo", after XLA's optimisation, or "hlo", before it.
 
   Returns:
-    HLO after XLA's optimisation, as text.
+    HLO as text.
   """
   bindings = gin.get_bindings("train")
   known = inspect.signature(train.build).parameters
@@ -45,8 +48,6 @@ def loop_hlo(*, num_classes: int, num_steps: int) -> str:
     )
     targets = tf.TensorSpec([*shape, num_classes])
     loop = tf.function(steps.train_on, jit_compile=True)
-    return loop.experimental_get_compiler_ir(waveforms, targets)(
-      stage="optimized_hlo"
-    )
+    return loop.experimental_get_compiler_ir(waveforms, targets)(stage=stage)
   finally:
     tf.keras.mixed_precision.set_global_policy(policy)

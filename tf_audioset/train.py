@@ -52,25 +52,6 @@ from tf_audioset import tagger as tagger_lib
 from tf_audioset.models import convnext, efficientnet, resnet  # noqa: F401
 
 FLAGS = flags.FLAGS
-flags.DEFINE_multi_string(
-  "gin_file", None, "Experiment, such as gin/efficientnet_b0.gin. Repeatable."
-)
-flags.DEFINE_multi_string(
-  "gin_bindings", [], "A line of gin that has the last word. Repeatable."
-)
-flags.DEFINE_string("data_dir", None, "What tools/make_tfrecords.py wrote.")
-flags.DEFINE_string("workdir", None, "Where checkpoints and the export go.")
-flags.DEFINE_string(
-  "tpu",
-  None,
-  "TPU name or grpc:// address, or 'local' on a TPU VM. Without it: the GPUs "
-  "or the CPU of this machine.",
-)
-flags.DEFINE_list(
-  "profile_steps",
-  None,
-  "FIRST,LAST: the loops that hold these steps are profiled, for TensorBoard.",
-)
 
 # Augmented clips that TensorBoard shows.
 _NUM_PICTURES = 4
@@ -549,6 +530,29 @@ def _start_from(path: str, tagger: tagger_lib.Tagger) -> None:
   print(f"starting from {path}, of {num_classes} classes{new}", flush=True)
 
 
+def define_flags() -> None:
+  """Not on import: a tool that uses `train` has flags of its own."""
+  flags.DEFINE_multi_string(
+    "gin_file", None, "Experiment, such as gin/efficientnet_b0.gin. Repeatable."
+  )
+  flags.DEFINE_multi_string(
+    "gin_bindings", [], "A line of gin that has the last word. Repeatable."
+  )
+  flags.DEFINE_string("data_dir", None, "What tools/make_tfrecords.py wrote.")
+  flags.DEFINE_string("workdir", None, "Where checkpoints and the export go.")
+  flags.DEFINE_string(
+    "tpu",
+    None,
+    "TPU name or grpc:// address, or 'local' on a TPU VM. Without it: the GPUs "
+    "or the CPU of this machine.",
+  )
+  flags.DEFINE_list(
+    "profile_steps",
+    None,
+    "FIRST,LAST: loops that hold these steps are profiled, for TensorBoard.",
+  )
+
+
 def main() -> None:
   config.load(FLAGS.gin_file, FLAGS.gin_bindings)
   train(
@@ -572,4 +576,5 @@ def _profile_steps(given: list[str] | None) -> tuple[int, int] | None:
 
 
 if __name__ == "__main__":
+  define_flags()
   cli.run(main, prog="train", required=["gin_file", "data_dir", "workdir"])
