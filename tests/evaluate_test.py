@@ -159,6 +159,17 @@ def test_other_systems_scores_are_compared(folder, tmp_path):
   )
 
 
+def test_a_threshold_is_written_in_full(folder, tmp_path):
+  ids, targets, _ = _truth()
+  scores = np.where(targets, 0.1234567890123, 0.1234567)
+  np.savez(tmp_path / "s.npz", ids=ids, mids=toy.NAMES, scores=scores)
+  _evaluate(folder, f"--scores={tmp_path / 's.npz'}")
+  with open(tmp_path / "evaluation_eval/per_class.csv", newline="") as file:
+    rows = list(csv.DictReader(file))
+  assert [float(row["threshold"]) for row in rows] == [0.1234567890123] * 3
+  assert [row["f1"] for row in rows] == ["1.0"] * 3
+
+
 def test_two_models_are_compared(folder, tmp_path):
   _save_model(tmp_path / "other", sign=-1)
   _evaluate(
@@ -190,6 +201,16 @@ def test_what_does_not_belong_together_is_refused(folder, tmp_path):
   assert "or their order differs" in error(f"--scores={file}")
   np.savez(file, ids=ids[:39], mids=toy.NAMES, scores=scores[:39])
   assert "39 of 40 clips are in" in error(f"--scores={file}")
+
+
+def test_a_split_in_which_no_class_can_be_scored_is_refused(tmp_path):
+  toy.write_dataset(tmp_path, num_eval=1)
+  file = tmp_path / "scores.npz"
+  np.savez(file, ids=["eval0"], mids=toy.NAMES, scores=np.zeros([1, 3]))
+  error = command.fail(
+    "tools/evaluate.py", f"--data_dir={tmp_path}", f"--scores={file}"
+  )
+  assert "none of the 3 classes has a clip with it and one without" in error
 
 
 def test_an_empty_split_is_refused(tmp_path):

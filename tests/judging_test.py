@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from tf_audioset import judging
+from tf_audioset import judging, metrics
 
 
 def _problem():
@@ -65,3 +65,14 @@ def test_a_difference_is_paired():
   difference, columns = mine.minus(mine)
   assert difference["intervals"]["mAP"] == [0, 0]
   assert not columns["ap_difference"].any()
+
+
+def test_calibration_is_that_of_probabilities():
+  targets, good, _ = _problem()
+  probabilities = 1 / (1 + np.exp(-good))
+  judgement = judging.Judgement(probabilities, targets, num_resamples=2)
+  ece = metrics.calibration_error(probabilities, targets)
+  np.testing.assert_array_equal(judgement.per_class()["ece"], ece)
+  assert judgement.summary({})["ece"] == pytest.approx(ece.mean())
+  judgement = judging.Judgement(good, targets, num_resamples=2)
+  assert np.isnan(judgement.summary({})["ece"])

@@ -231,3 +231,36 @@ def test_the_interval_is_of_quantiles_about_the_estimate():
 def test_no_resamples_are_refused():
   with pytest.raises(ValueError, match="num_resamples is 0"):
     metrics.bootstrap(np.zeros([2, 2]), np.zeros([2, 2]), num_resamples=0)
+
+
+@pytest.mark.parametrize("kind", ["distinct", "ties", "constant", "float32"])
+def test_no_threshold_has_a_greater_f1(kind):
+  scores, targets = _problem(kind)
+  targets[:, 0] = False
+  thresholds, f1 = metrics.best_thresholds(scores, targets)
+  assert math.isnan(thresholds[0]) and math.isnan(f1[0])
+  for c in range(1, 6):
+    best = max(
+      (sklearn.metrics.f1_score(targets[:, c], scores[:, c] >= level), level)
+      for level in np.unique(scores[:, c])
+    )
+    assert (f1[c], thresholds[c]) == pytest.approx(best)
+
+
+def test_calibration_error_of_bins_by_hand():
+  rng = np.random.default_rng(4)
+  probabilities = rng.uniform(size=(500, 2)) ** 2
+  probabilities[:2] = [[0, 1], [1, 0]]
+  targets = rng.uniform(size=(500, 2)) < probabilities**2
+  expected = np.zeros(2)
+  for c in range(2):
+    for i in range(10):
+      p = probabilities[:, c]
+      inside = (i / 10 <= p) & ((p < (i + 1) / 10) | (i == 9))
+      if inside.any():
+        distance = abs(p[inside].mean() - targets[inside, c].mean())
+        expected[c] += inside.mean() * distance
+  actual = metrics.calibration_error(probabilities, targets, num_bins=10)
+  np.testing.assert_allclose(actual, expected)
+  with pytest.raises(ValueError, match="to 3.*: allowed is 0 to 1"):
+    metrics.calibration_error(3 * np.ones([2, 2]), np.ones([2, 2]))

@@ -26,11 +26,19 @@ class Judgement:
     num_resamples: int = 1000,
     seed: int = 0,
   ):
-    """Measures; see `metrics.evaluate` and `metrics.bootstrap`."""
+    """Measures; see `metrics.evaluate` and `metrics.bootstrap`.
+
+    Scores that are all between 0 and 1 are taken for probabilities, and their
+    calibration is measured as well.
+    """
     self._result = metrics.evaluate(scores, targets)
     self._resampled = metrics.bootstrap(
       scores, targets, num_resamples=num_resamples, seed=seed
     )
+    self._threshold, self._f1 = metrics.best_thresholds(scores, targets)
+    self._ece = np.full(len(self._f1), np.nan)
+    if np.min(scores) >= 0 and np.max(scores) <= 1:
+      self._ece = metrics.calibration_error(scores, targets)
 
   def averages(
     self, weights: Callable[[metrics.Metrics], Any] = _macro
@@ -60,13 +68,15 @@ class Judgement:
       branches: Indices of classes by the name of their group.
 
     Returns:
-      `Metrics.summary` with "intervals"; "positive_weighted", averages in which
-      a class counts by its positive clips; "branches", averages of each group.
+      `Metrics.summary` with "intervals"; "ece", the mean over all classes;
+      "positive_weighted", averages in which a class counts by its positive
+      clips; "branches", averages of each group.
     """
     summary = {**self._result.summary(), **self.averages()}
     summary["intervals"]["top1"] = _interval(
       self._result.top1, self._resampled.top1
     )
+    summary["ece"] = float(self._ece.mean())
     summary["positive_weighted"] = self.averages(lambda x: x.num_positives)
     num_classes = len(self._result.auc)
     summary["branches"] = {}
@@ -79,7 +89,11 @@ class Judgement:
     return summary
 
   def per_class(self) -> dict[str, np.ndarray]:
-    """Columns, [num_classes]: ap, auc, dprime, positives, ap_low, ap_high."""
+    """Columns, [num_classes].
+
+    ap, auc, dprime, positives; ap_low and ap_high, its interval; threshold with
+    the greatest F1 on these clips, and f1; ece, the calibration error.
+    """
     low, high = metrics.interval(
       self._result.average_precision, self._resampled.average_precision
     )
@@ -90,6 +104,9 @@ class Judgement:
       "positives": self._result.num_positives,
       "ap_low": np.clip(low, 0, 1),
       "ap_high": np.clip(high, 0, 1),
+      "threshold": self._threshold,
+      "f1": self._f1,
+      "ece": self._ece,
     }
 
   def minus(

@@ -216,6 +216,73 @@ def interval(
   return low, high
 
 
+def best_thresholds(
+  scores: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The threshold of each class that gives the greatest F1.
+
+  F1 on the clips a threshold was chosen on is too good for others.
+
+  Args:
+    scores: As for `evaluate`.
+    targets: As for `evaluate`.
+
+  Returns:
+    float64 [num_classes]: thresholds, of which a score that is equal or higher
+    is positive, the highest if several are best; and their F1. nan for a class
+    without a positive clip.
+
+  Raises:
+    ValueError: As for `evaluate`.
+  """
+  scores, positive = _checked(scores, targets)
+  thresholds, f1 = np.full([2, scores.shape[1]], np.nan)
+  for c, (falling, is_positive) in enumerate(_columns(scores, positive)):
+    # Below a positive clip's score and above the next, F1 only falls.
+    levels, hits = np.unique(falling[is_positive], return_counts=True)
+    if len(levels):
+      seen = np.searchsorted(np.sort(falling), levels, "right")
+      f1_at = 2 * np.cumsum(hits) / (seen + hits.sum())
+      best = f1_at.argmax()
+      thresholds[c], f1[c] = -levels[best], f1_at[best]
+  return thresholds, f1
+
+
+def calibration_error(
+  probabilities: np.ndarray, targets: np.ndarray, num_bins: int = 15
+) -> np.ndarray:
+  """How far probabilities are from how often they come true (ECE).
+
+  Args:
+    probabilities: float [num_clips, num_classes], 0 to 1.
+    targets: [num_clips, num_classes], positive where nonzero.
+    num_bins: Of equal width.
+
+  Returns:
+    float64 [num_classes]: the mean over clips of the distance between the mean
+    probability of a clip's bin and the share of positive clips in it.
+
+  Raises:
+    ValueError: As for `evaluate`; if a probability is not between 0 and 1.
+
+  Reference: Guo et al., On Calibration of Modern Neural Networks, 2017; one
+  class at a time.
+  """
+  probabilities, positive = _checked(probabilities, targets)
+  if probabilities.min() < 0 or probabilities.max() > 1:
+    raise ValueError(
+      f"probabilities from {probabilities.min()} to {probabilities.max()}: "
+      "allowed is 0 to 1."
+    )
+  excess = probabilities.astype(np.float64) - positive
+  bins = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
+  sums = [
+    np.bincount(of_class, weights, num_bins)
+    for of_class, weights in zip(bins.T, excess.T)
+  ]
+  return np.abs(sums).sum(axis=1) / len(probabilities)
+
+
 def dprime(auc):
   """Sensitivity index: sqrt(2) * Phi^-1(AUC). Infinite at 0 and at 1."""
   return np.sqrt(2.0) * scipy.special.ndtri(auc)

@@ -226,6 +226,10 @@ def _report(summary, num_clips, source):
     f"mAP    {value('mAP', summary['positive_weighted'])}  (a class counts by "
     "its positive clips)",
   ]
+  if math.isfinite(summary["ece"]):
+    lines.append(
+      f"ECE    {summary['ece']:.4f}  (mean calibration error of the classes)"
+    )
   for name, branch in summary["branches"].items():
     num_classes = branch["num_classes"]
     lines.append(
@@ -261,9 +265,10 @@ def _to_csv(table) -> bytes:
   """One row a class; what cannot be measured is an empty cell."""
 
   def cell(value):
-    if not isinstance(value, float):
-      return value
-    return f"{value:.6f}" if value == value else ""
+    # In full: a rounded threshold would leave out the clip it is the score of.
+    if isinstance(value, float):
+      return "" if math.isnan(value) else float(value)
+    return value
 
   file = io.StringIO(newline="")
   writer = csv.writer(file)
