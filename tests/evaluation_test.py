@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every clip is scored once, whatever the batch and the replicas."""
+"""Every clip is scored once; files of scores; clips found by their ids."""
+
+import hashlib
 
 import numpy as np
 import pytest
@@ -81,3 +83,98 @@ def test_clips_that_are_not_in_the_shards_are_told(split, monkeypatch):
   _, evaluator = _evaluator(split, one, 8)
   with pytest.raises(ValueError, match="8 of 24 clips"):
     evaluator.evaluate(lambda done, total: None)
+
+
+def _scores(ids=("a", "ü", "b")):
+  scores = np.arange(2.0 * len(ids)).reshape(len(ids), 2)
+  return evaluation.Scores(np.array(ids), np.array(["/m/x", "/m/y"]), scores)
+
+
+def test_a_file_of_scores_holds_them(tmp_path):
+  path = str(tmp_path / "scores.npz")
+  _scores().write(path)
+  with np.load(path) as arrays:
+    assert sorted(arrays) == ["ids", "mids", "scores"]
+  read = evaluation.Scores.read(path)
+  assert list(read.ids) == ["a", "ü", "b"]
+  assert list(read.mids) == ["/m/x", "/m/y"]
+  np.testing.assert_array_equal(read.scores, [[0, 1], [2, 3], [4, 5]])
+  expected = hashlib.sha256("a\nb\nü".encode()).hexdigest()
+  assert read.ids_sha256() == expected
+
+
+def test_ids_may_be_bytes(tmp_path):
+  path = str(tmp_path / "scores.npz")
+  np.savez(path, ids=[b"a"], mids=[b"/m/x"], scores=[[1.0]])
+  assert list(evaluation.Scores.read(path).ids) == ["a"]
+
+
+@pytest.mark.parametrize(
+  ("arrays", "message"),
+  [
+    (None, "not a file of scores"),
+    (b"PK", "not a file of scores"),
+    ({"ids": ["a"], "scores": [[1.0]]}, "mids"),
+    ({"ids": ["a"], "mids": ["x"], "scores": [[1.0, 2.0]]}, r"\(1, 2\)"),
+    ({"ids": ["a", "a"], "mids": ["x"], "scores": [[1.0], [2.0]]}, "1 diff"),
+    ({"ids": [{}], "mids": ["x"], "scores": [[1.0]]}, "not a file of scores"),
+  ],
+)
+def test_what_is_no_file_of_scores_is_refused(tmp_path, arrays, message):
+  path = tmp_path / "scores.npz"
+  if isinstance(arrays, bytes):
+    path.write_bytes(arrays)
+  elif arrays:
+    np.savez(path, **arrays)
+  with pytest.raises(ValueError, match=message):
+    evaluation.Scores.read(str(path))
+
+
+def test_clips_are_found_by_their_ids():
+  places, rows = _scores().rows_of(["b", "lost", "a"], 0.5, "FILE")
+  assert list(places) == [0, 2]
+  assert list(rows) == [2, 0]
+  assert list(_scores().take(rows).ids) == ["b", "a"]
+
+
+@pytest.mark.parametrize("min_coverage", [0.0, 0.99])
+def test_too_few_clips_are_refused(min_coverage):
+  with pytest.raises(ValueError, match="0 of 1 .* FILE.*'a'; 'Ya' is not"):
+    _scores().rows_of(["Ya"], min_coverage, "FILE")
+
+
+def test_clips_without_ids_cannot_be_found(tmp_path):
+  nameless = _scores(ids=("", ""))
+  with pytest.raises(ValueError, match="2 clips have 1 different"):
+    nameless.write(str(tmp_path / "scores.npz"))
+  with pytest.raises(ValueError, match="2 clips have 1 different"):
+    nameless.rows_of(["a"], 0, "FILE")
+
+
+def test_labels_are_read_without_the_audio(tmp_path):
+  toy.write_dataset(tmp_path, broken="train3")
+  split = records.find_split(str(tmp_path), "train")
+  ids, targets = evaluation.read_labels(split, 3)
+  assert sorted(ids) == sorted(f"train{i}" for i in range(24))
+  for clip_id, row in zip(ids, targets):
+    index = int(clip_id[len("train") :])
+    present = [0] if index == 3 else toy.clip(index, 16000)[1]
+    assert list(np.flatnonzero(row)) == present
+
+
+def test_a_digest_follows_names_and_contents(tmp_path):
+  def digest(*files):
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    (folder / "sub").mkdir(parents=True)
+    for name, content in files:
+      (folder / name).write_text(content)
+    return evaluation.sha256_of(str(folder))
+
+  one = digest(("a", "1"), ("sub/b", "2"))
+  assert one == digest(("sub/b", "2"), ("a", "1"))
+  assert one != digest(("a", "1"), ("sub/b", "3"))
+  assert one != digest(("a", "1"), ("sub/c", "2"))
+  file = tmp_path / "file"
+  file.write_text("1")
+  expected = hashlib.sha256(b"1").hexdigest()
+  assert evaluation.sha256_of(str(file)) == expected

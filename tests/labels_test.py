@@ -3,6 +3,7 @@
 
 import csv
 import hashlib
+import json
 import pathlib
 
 import pytest
@@ -65,3 +66,44 @@ def test_the_shipped_list_is_audiosets_file_to_the_byte():
     "cdd1049833c4b86127c2773ac0d14a2754b6a6d0d1798002ed5c66e699708429"
   )
   assert labels.ClassList.audioset().is_audioset
+
+
+def _ontology(tmp_path, rows):
+  path = tmp_path / "ontology.json"
+  keys = ("id", "name", "child_ids")
+  path.write_text(json.dumps([dict(zip(keys, row)) for row in rows]))
+  return str(path)
+
+
+def test_branches_are_what_is_under_the_top_classes(tmp_path):
+  path = _ontology(
+    tmp_path,
+    [
+      ("/a", "Animal", ["/d", "/w"]),
+      ("/d", "Dog", ["/b", "/gone"]),
+      ("/b", "Bark", []),
+      ("/w", "Wild", []),
+      ("/n", "Natural sounds", ["/w"]),
+      ("/c", "Channel", ["/e"]),
+      ("/e", "Echo", []),
+    ],
+  )
+  classes = labels.ClassList(("/w", "/b", "/n"), ("Wild", "Bark", "Natural"))
+  assert labels.branches(path, classes) == {
+    "Animal": [0, 1],
+    "Natural sounds": [0, 2],
+  }
+  own = labels.ClassList.from_names(["/w", "Hum"])
+  with pytest.raises(ValueError, match="1 of 2 classes.*'Hum'"):
+    labels.branches(path, own)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"id": "/a"}]'])
+def test_what_is_no_ontology_is_refused(tmp_path, text):
+  path = tmp_path / "ontology.json"
+  path.write_text(text)
+  classes = labels.ClassList.from_names(["Hum"])
+  with pytest.raises(ValueError, match="ontology"):
+    labels.branches(str(path), classes)
+  with pytest.raises(ValueError, match="not an ontology"):
+    labels.branches(str(tmp_path / "none.json"), classes)

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model and a split to scores, and to metrics."""
+"""A model and a split to scores, and to metrics; scores as a file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import metrics
+from tf_audioset import metrics, records
 
 
 class Evaluator:
@@ -77,3 +82,155 @@ class Evaluator:
       return index, self._tagger.loss_function.log_scores(logits), targets
 
     return self._strategy.run(replica, args=batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """What some system gave to clips.
+
+  As a file, the three arrays in NumPy's .npz, from whatever program:
+
+      np.savez("scores.npz", ids=ids, mids=mids, scores=scores)
+
+  Attributes:
+    ids: str [num_clips], those of the records.
+    mids: str [num_classes], the classes in the order of the scores.
+    scores: float [num_clips, num_classes]; higher is likelier.
+  """
+
+  ids: np.ndarray
+  mids: np.ndarray
+  scores: np.ndarray
+
+  def take(self, rows: np.ndarray) -> Scores:
+    """The clips of the given rows, int [n], in that order."""
+    return Scores(self.ids[rows], self.mids, self.scores[rows])
+
+  def ids_sha256(self) -> str:
+    """SHA-256, hexadecimal, of the sorted ids; as in dataset_info.json."""
+    return hashlib.sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
+
+  def write(self, path: str) -> None:
+    """Writes the file at one stroke.
+
+    Raises:
+      ValueError: If two clips have the same id, or none has one.
+    """
+    _refuse_repeated(self.ids, path)
+    buffer = io.BytesIO()
+    np.savez(buffer, **{k: np.asarray(v) for k, v in vars(self).items()})
+    records.write_file(path, buffer.getvalue())
+
+  @classmethod
+  def read(cls, path: str) -> Scores:
+    """Reads a file of that form.
+
+    Raises:
+      ValueError: If it is not of that form, or two clips have the same id.
+    """
+    try:
+      with tf.io.gfile.GFile(path, "rb") as file:
+        arrays = np.load(io.BytesIO(file.read()))
+      result = cls(
+        arrays["ids"].astype(str), arrays["mids"].astype(str), arrays["scores"]
+      )
+    except (
+      tf.errors.OpError,
+      zipfile.BadZipFile,
+      EOFError,
+      IndexError,
+      KeyError,
+      ValueError,
+    ) as e:
+      raise ValueError(
+        f"{path}: not a file of scores, an .npz of ids, mids and scores: {e}"
+      ) from e
+    shape = result.ids.shape + result.mids.shape
+    if result.scores.shape != shape or len(shape) != 2:
+      raise ValueError(
+        f"{path}: scores of shape {result.scores.shape} for ids of shape "
+        f"{result.ids.shape} and mids of shape {result.mids.shape}."
+      )
+    _refuse_repeated(result.ids, path)
+    return result
+
+  def rows_of(
+    self, ids: Sequence[str], min_coverage: float, path: str
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Finds clips by their ids.
+
+    Args:
+      ids: Distinct.
+      min_coverage: The least share of them that must be found.
+      path: Where these scores came from, for the message.
+
+    Returns:
+      int64 [num_found] twice: places in `ids`, rising, and the rows here.
+
+    Raises:
+      ValueError: If fewer are found, or two clips here have the same id.
+    """
+    _refuse_repeated(self.ids, path)
+    rows = {clip_id: row for row, clip_id in enumerate(self.ids)}
+    places = [i for i, clip_id in enumerate(ids) if clip_id in rows]
+    if not places or len(places) < min_coverage * len(ids):
+      lost = next(clip_id for clip_id in ids if clip_id not in rows)
+      example = f", whose ids are like {self.ids[0]!r}" if len(self.ids) else ""
+      raise ValueError(
+        f"{len(places)} of {len(ids)} clips are in {path}{example}; {lost!r} "
+        f"is not. At least {min_coverage:.0%} are asked for (--min_coverage)."
+      )
+    return np.array(places), np.array([rows[ids[i]] for i in places])
+
+
+def read_labels(
+  split: records.Split, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads what the records say but for their audio, in the order of the ids.
+
+  Returns:
+    ids, str [num_clips], and targets, float32 [num_clips, num_classes].
+
+  Raises:
+    ValueError: If two clips have the same id, as audax's records have.
+  """
+
+  def example(serialized):
+    record = records.parse_example(serialized)
+    targets = records.labels_to_multi_hot(record["labels"], num_classes)
+    return record["id"], targets
+
+  dataset = tf.data.TFRecordDataset(split.files, split.compression)
+  clips = list(dataset.map(example).as_numpy_iterator())
+  ids = np.array([clip_id.decode() for clip_id, _ in clips])
+  _refuse_repeated(ids, split.files[0])
+  order = np.argsort(ids)
+  return ids[order], np.array([clips[i][1] for i in order])
+
+
+def sha256_of(path: str) -> str:
+  """SHA-256, hexadecimal, of a file, or of all names and files of a folder."""
+  digest = hashlib.sha256()
+  is_folder = tf.io.gfile.isdir(path)
+  files = [path]
+  if is_folder:
+    files = sorted(
+      os.path.join(folder, name)
+      for folder, _, names in tf.io.gfile.walk(path)
+      for name in names
+    )
+  for name in files:
+    if is_folder:
+      digest.update(f"{os.path.relpath(name, path)}\n".encode())
+    with tf.io.gfile.GFile(name, "rb") as file:
+      while block := file.read(1 << 20):
+        digest.update(block)
+  return digest.hexdigest()
+
+
+def _refuse_repeated(ids, path) -> None:
+  if len(set(ids)) < len(ids):
+    raise ValueError(
+      f"{path}: {len(ids)} clips have {len(set(ids))} different ids, so that "
+      "scores cannot be found by them."
+    )

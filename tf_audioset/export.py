@@ -92,6 +92,7 @@ class ExportedTagger:
       ValueError: If there is no SavedModel, or it is not a tagger's.
     """
     directory = _newest_version(directory)
+    self.directory = directory  # Of the version taken.
     # Kept, because its variables live as long as this does.
     self._module = tf.saved_model.load(directory)
     signatures = self._module.signatures

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import json
 import pathlib
 from collections.abc import Sequence
 
@@ -114,6 +115,54 @@ class ClassList:
       mids=tuple(row["mid"] for row in rows),
       names=tuple(row["name"] for row in rows),
     )
+
+
+def branches(path: str, classes: ClassList) -> dict[str, list[int]]:
+  """The classes under each top class of an ontology.
+
+  Args:
+    path: A JSON file in the form of AudioSet's ontology.json: a list of
+      {"id": mid, "name": ..., "child_ids": [mid, ...]}.
+    classes: All must be in it.
+
+  Returns:
+    Indices of classes by the name of the branch, in the file's order. A class
+    that is under two branches is in both.
+
+  Raises:
+    ValueError: If the file is not of that form or a class is not in it.
+
+  Reference: Gemmeke et al., Audio Set: An ontology and human-labeled dataset
+  for audio events, 2017.
+  """
+  try:
+    with open(path, encoding="utf-8") as file:
+      nodes = {node["id"]: node for node in json.load(file)}
+    children = {mid: node["child_ids"] for mid, node in nodes.items()}
+    names = {mid: node["name"] for mid, node in nodes.items()}
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    raise ValueError(
+      f"{path}: not an ontology, a list of id, name and child_ids: {e!r}."
+    ) from e
+  unknown = [mid for mid in classes.mids if mid not in nodes]
+  if unknown:
+    raise ValueError(
+      f"{path}: {len(unknown)} of {len(classes)} classes are not in this "
+      f"ontology, such as {unknown[0]!r}."
+    )
+  below = {mid for mids in children.values() for mid in mids}
+  found = {}
+  for top in children:
+    if top not in below:
+      members, open_ = {top}, [top]
+      while open_:
+        new = set(children.get(open_.pop(), ())) - members
+        members |= new
+        open_ += new
+      found[names[top]] = [
+        i for i, mid in enumerate(classes.mids) if mid in members
+      ]
+  return {name: indices for name, indices in found.items() if indices}
 
 
 def _sha256(words: Sequence[str]) -> str:

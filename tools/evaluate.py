@@ -2,16 +2,23 @@
 """Judges an exported tagger: mAP, mAUC and d' over every clip of a split.
 
   python tools/evaluate.py --saved_model DIR --data_dir DIR [--split eval]
+  python tools/evaluate.py --scores FILE --data_dir DIR [--compare FILE_OR_DIR]
 
 Each clip is scored whole, in one pass. Writes metrics.json and per_class.csv
-to --output_dir.
+to --output_dir. Behind each number stands the interval that holds it in 95 %
+of cases, by bootstrap over clips.
+
+A file of scores, read by --scores and --compare and written by --scores_out,
+is NumPy's .npz of ids [clips], mids [classes] and scores [clips, classes].
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
+import io
 import json
+import math
+import os
 import pathlib
 import sys
 
@@ -23,6 +30,9 @@ from tf_audioset import cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("saved_model", None, "What training exported.")
+flags.DEFINE_string(
+  "scores", None, "Judge the scores in this file instead, of any system."
+)
 flags.DEFINE_string("data_dir", None, "What tools/make_tfrecords.py wrote.")
 flags.DEFINE_string("split", "eval", "Which part of the data.")
 flags.DEFINE_integer(
@@ -31,24 +41,132 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
   "output_dir",
   None,
-  "Where metrics.json and per_class.csv go; default: beside the SavedModel, in "
-  "evaluation_SPLIT.",
+  "Where metrics.json and per_class.csv go; default: beside the SavedModel or "
+  "the scores, in evaluation_SPLIT.",
 )
+flags.DEFINE_string("scores_out", None, "Write the scores to this file.")
+flags.DEFINE_string(
+  "compare",
+  None,
+  "Another SavedModel or file of scores: the difference to it, on the clips "
+  "that both have.",
+)
+flags.DEFINE_float(
+  "min_coverage",
+  0.99,
+  "The least share of the clips that a file of scores must have.",
+  lower_bound=0,
+  upper_bound=1,
+)
+flags.DEFINE_string(
+  "ontology",
+  None,
+  "AudioSet's ontology.json: averages for each of its top branches as well.",
+)
+flags.DEFINE_integer(
+  "num_resamples",
+  1000,
+  "Of the bootstrap. Takes 8 bytes times clips times resamples.",
+  lower_bound=2,
+)
+
+_NUM_MOVED = 10
 
 
 def main() -> None:
+  if bool(FLAGS.saved_model) == bool(FLAGS.scores):
+    raise ValueError("one of --saved_model and --scores is required.")
   # Imported late: a mistake in the flags is answered at once.
-  import numpy as np
+  import tensorflow as tf
 
-  from tf_audioset import data, export, metrics, records
+  from tf_audioset import evaluation, judging, labels, records
 
   split = records.find_split(FLAGS.data_dir, FLAGS.split)
-  tagger = export.ExportedTagger(FLAGS.saved_model)
-  classes = tagger.classes
-  if split.classes is not None and split.classes != classes:
+  if not split.num_clips:
+    raise ValueError(f"{FLAGS.data_dir}: the split {FLAGS.split!r} is empty.")
+  if FLAGS.compare:  # First: a mistake in it is told before the long work.
+    score = _run_model if tf.io.gfile.isdir(FLAGS.compare) else _read_scores
+    other_classes, other, _, other_digest = score(FLAGS.compare, split)
+  path = (FLAGS.saved_model or FLAGS.scores).rstrip("/")
+  score = _run_model if FLAGS.saved_model else _read_scores
+  classes, judged, targets, digest = score(path, split)
+  branches = labels.branches(FLAGS.ontology, classes) if FLAGS.ontology else {}
+  if targets is None:
+    ids, targets = evaluation.read_labels(split, len(classes))
+    places, rows = judged.rows_of(ids, FLAGS.min_coverage, path)
+    judged, targets = judged.take(rows), targets[places]
+  if FLAGS.scores_out:
+    judged.write(FLAGS.scores_out)
+  if FLAGS.compare:
+    _check_classes(FLAGS.compare, other_classes.mids, path, classes.mids)
+    places, rows = other.rows_of(judged.ids, FLAGS.min_coverage, FLAGS.compare)
+    judged, targets = judged.take(places), targets[places]
+  judgement = judging.Judgement(
+    judged.scores, targets, num_resamples=FLAGS.num_resamples
+  )
+  kind = "saved_model" if FLAGS.saved_model else "scores"
+  summary = {
+    **judgement.summary(branches),
+    "num_resamples": FLAGS.num_resamples,
+    "ids_sha256": judged.ids_sha256(),
+    f"{kind}_sha256": digest,
+  }
+  if not summary["num_classes_scored"]:
     raise ValueError(
-      f"the classes of {FLAGS.saved_model} ({len(classes)}) are not those of "
-      f"{FLAGS.data_dir} ({len(split.classes)}), or their order differs."
+      f"none of the {len(classes)} classes has a clip with it and one without."
+    )
+  table = {
+    "index": range(len(classes)),
+    "mid": classes.mids,
+    "name": classes.names,
+    **judgement.per_class(),
+  }
+  lines = _report(summary, split.num_clips, f"{kind} {digest[:12]}")
+  if FLAGS.compare:
+    difference, columns = judgement.minus(
+      judging.Judgement(
+        other.scores[rows], targets, num_resamples=FLAGS.num_resamples
+      )
+    )
+    table |= columns
+    summary["difference"] = {
+      "to": FLAGS.compare,
+      "sha256": other_digest,
+      **difference,
+    }
+    lines += _comparison(difference, table)
+  folder = FLAGS.output_dir or os.path.join(
+    os.path.dirname(path), f"evaluation_{FLAGS.split}"
+  )
+  tf.io.gfile.makedirs(folder)
+  text = json.dumps(_without_nan(summary), indent=2) + "\n"
+  records.write_file(os.path.join(folder, "metrics.json"), text.encode())
+  records.write_file(os.path.join(folder, "per_class.csv"), _to_csv(table))
+  print(*lines, f"wrote {folder}/metrics.json and per_class.csv", sep="\n")
+
+
+def _check_classes(path, mids, other_path, other_mids) -> None:
+  if mids != other_mids:
+    raise ValueError(
+      f"the classes of {path} ({len(mids)}) are not those of {other_path} "
+      f"({len(other_mids)}), or their order differs."
+    )
+
+
+def _run_model(path, split):
+  """The SavedModel's classes, scores, targets in their order, and digest."""
+  import numpy as np
+
+  from tf_audioset import data, evaluation, export, records
+
+  tagger = export.ExportedTagger(path)
+  classes = tagger.classes
+  if split.classes is not None:
+    _check_classes(path, classes.mids, FLAGS.data_dir, split.classes.mids)
+  if tagger.sample_rate_hz != records.SAMPLE_RATE_HZ:
+    raise ValueError(
+      f"{path} is for {tagger.sample_rate_hz} Hz, but the clips in "
+      f"{FLAGS.data_dir} have {records.SAMPLE_RATE_HZ} Hz."
     )
   clips = data.full_clips(
     split,
@@ -60,7 +178,7 @@ def main() -> None:
   ids, scores, targets = [], [], []
   with cli.progress_bar(split.num_clips, FLAGS.split, " clips") as bar:
     for batch_ids, waveform, batch_targets in clips.as_numpy_iterator():
-      ids.extend(batch_ids)
+      ids.extend(clip_id.decode() for clip_id in batch_ids)
       scores.append(tagger.score(waveform.astype(np.float32) / 32768)[0])
       targets.append(batch_targets)
       bar.update(len(batch_ids))
@@ -69,53 +187,106 @@ def main() -> None:
       f"{FLAGS.data_dir}: {len(ids)} clips in the shards of {FLAGS.split}, but "
       f"{split.num_clips} in its description: prepare it again."
     )
-  result = metrics.evaluate(np.concatenate(scores), np.concatenate(targets))
-  summary = result.summary()
-  summary["ids_sha256"] = hashlib.sha256(b"\n".join(sorted(ids))).hexdigest()
-  folder = pathlib.Path(
-    FLAGS.output_dir
-    or f"{FLAGS.saved_model.rstrip('/')}/../evaluation_{FLAGS.split}"
-  ).resolve()
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
-  _write_per_class(folder / "per_class.csv", classes, result)
-  print(
-    f"mAP    {summary['mAP']:.4f}\n"
-    f"mAUC   {summary['mAUC']:.4f}\n"
-    f"d'     {summary['dprime']:.4f}  (of the mean AUC; mean of the classes' "
-    f"d': {summary['dprime_class_mean']:.4f})\n"
-    f"top-1  {summary['top1']:.4f}  (clips whose highest score is a label's)\n"
-    f"over {summary['num_classes_scored']} of {summary['num_classes']} classes "
-    f"(those with positive and negative clips), {summary['num_clips']} clips, "
-    f"ids {summary['ids_sha256'][:12]}\n"
-    f"wrote {folder}/metrics.json and per_class.csv"
+  order = np.argsort(ids, kind="stable")
+  result = evaluation.Scores(
+    np.array(ids), np.array(classes.mids), np.concatenate(scores)
+  )
+  return (
+    classes,
+    result.take(order),
+    np.concatenate(targets)[order],
+    evaluation.sha256_of(tagger.directory),
   )
 
 
-def _write_per_class(path, classes, result) -> None:
-  """One row a class; a class that cannot be scored has empty cells."""
+def _read_scores(path, split):
+  """The classes, scores, no targets, and digest of a file."""
+  from tf_audioset import evaluation
+
+  scores = evaluation.Scores.read(path)
+  if split.classes is None:
+    raise ValueError(f"{FLAGS.data_dir} does not tell its classes.")
+  _check_classes(path, tuple(scores.mids), FLAGS.data_dir, split.classes.mids)
+  return split.classes, scores, None, evaluation.sha256_of(path)
+
+
+def _report(summary, num_clips, source):
+  """Lines for the terminal."""
+
+  def value(name, of=summary):
+    low, high = of["intervals"][name]
+    return f"{of[name]:.4f}  [{low:.4f}, {high:.4f}]"
+
+  lines = [
+    f"mAP    {value('mAP')}",
+    f"mAUC   {value('mAUC')}",
+    f"d'     {value('dprime')}  (of the mean AUC; mean of the classes' d': "
+    f"{summary['dprime_class_mean']:.4f})",
+    f"top-1  {value('top1')}  (clips whose highest score is a label's)",
+    f"mAP    {value('mAP', summary['positive_weighted'])}  (a class counts by "
+    "its positive clips)",
+  ]
+  if math.isfinite(summary["ece"]):
+    lines.append(
+      f"ECE    {summary['ece']:.4f}  (mean calibration error of the classes)"
+    )
+  for name, branch in summary["branches"].items():
+    num_classes = branch["num_classes"]
+    lines.append(
+      f"mAP    {value('mAP', branch)}  ({name}, {num_classes} classes)"
+    )
+  lines.append(
+    f"over {summary['num_classes_scored']} of {summary['num_classes']} classes "
+    f"(those with positive and negative clips), {summary['num_clips']} clips"
+  )
+  lines.append(f"ids {summary['ids_sha256'][:12]}, {source}; [95 % intervals]")
+  if summary["num_clips"] < num_clips:
+    left_out = num_clips - summary["num_clips"]
+    lines.append(f"{left_out} of {num_clips} clips have no scores: left out")
+  return lines
+
+
+def _comparison(difference, table):
+  """Lines for the terminal."""
+  lines = [f"minus {FLAGS.compare}, on the same clips:"]
+  for name, shown in (("mAP", "mAP "), ("mAUC", "mAUC"), ("dprime", "d'  ")):
+    low, high = difference["intervals"][name]
+    lines.append(f"{shown}  {difference[name]:+.4f}  [{low:+.4f}, {high:+.4f}]")
+  columns = ("ap_difference", "difference_low", "difference_high", "name")
+  rows = [x for x in zip(*map(table.get, columns)) if math.isfinite(x[0])]
+  rows.sort(key=lambda row: -abs(row[0]))
+  lines.append("classes whose AP moved most:")
+  for value, low, high, name in rows[:_NUM_MOVED]:
+    lines.append(f"      {value:+.4f}  [{low:+.4f}, {high:+.4f}]  {name}")
+  return lines
+
+
+def _to_csv(table) -> bytes:
+  """One row a class; what cannot be measured is an empty cell."""
 
   def cell(value):
-    return "" if value != value else f"{value:.6f}"
+    # In full: a rounded threshold would leave out the clip it is the score of.
+    if isinstance(value, float):
+      return "" if math.isnan(value) else float(value)
+    return value
 
-  with path.open("w", newline="", encoding="utf-8") as file:
-    writer = csv.writer(file)
-    writer.writerow(
-      ["index", "mid", "name", "ap", "auc", "dprime", "positives"]
-    )
-    columns = zip(
-      classes.mids,
-      classes.names,
-      result.average_precision,
-      result.auc,
-      result.dprime,
-      result.num_positives,
-    )
-    for index, (mid, name, ap, auc, dprime, positives) in enumerate(columns):
-      writer.writerow(
-        [index, mid, name, cell(ap), cell(auc), cell(dprime), positives]
-      )
+  file = io.StringIO(newline="")
+  writer = csv.writer(file)
+  writer.writerow(table)
+  writer.writerows([map(cell, row) for row in zip(*table.values())])
+  return file.getvalue().encode()
+
+
+def _without_nan(value):
+  """JSON has neither nan nor infinity: null stands for them."""
+  if isinstance(value, dict):
+    return {key: _without_nan(x) for key, x in value.items()}
+  if isinstance(value, list):
+    return [_without_nan(x) for x in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
 
 
 if __name__ == "__main__":
-  cli.run(main, prog="evaluate", required=["saved_model", "data_dir"])
+  cli.run(main, prog="evaluate", required=["data_dir"])

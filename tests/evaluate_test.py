@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tools/evaluate.py with a model that needs no training."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import tensorflow as tf
+
+from tests import command, toy
+from tf_audioset import labels, records
+
+
+def _features(waveform):
+  """Loudness of the sound and of its differences, float [3]; NumPy."""
+  loud, steep = np.abs(waveform).mean(), np.abs(np.diff(waveform)).mean()
+  return np.array([loud - steep, steep - loud, steep])
+
+
+def _save_model(folder, *, names=toy.NAMES, sample_rate_hz=16000, sign=1):
+  """A SavedModel with `export`'s signatures that gives `_features`."""
+  module = tf.Module()
+
+  @tf.function(input_signature=[tf.TensorSpec([None, None], name="waveform")])
+  def score(waveform):
+    loud = tf.reduce_mean(tf.abs(waveform), axis=1)
+    steps = waveform[:, 1:] - waveform[:, :-1]
+    steep = tf.reduce_mean(tf.abs(steps), axis=1)
+    scores = sign * tf.stack([loud - steep, steep - loud, steep], axis=1)
+    return {"scores": scores[:, : len(names)], "embedding": scores}
+
+  @tf.function(input_signature=[])
+  def classes():
+    return {
+      "mid": tf.constant(names),
+      "name": tf.constant(names),
+      "sample_rate_hz": tf.constant(sample_rate_hz),
+      "min_samples": tf.constant(8000),
+      "padding": tf.constant("repeat"),
+    }
+
+  tf.saved_model.save(
+    module,
+    str(folder),
+    signatures={"serving_default": score, "classes": classes},
+  )
+  return folder
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("evaluate")
+  (folder / "records").mkdir()
+  toy.write_dataset(folder / "records", num_eval=40)
+  _save_model(folder / "model")
+  return folder
+
+
+def _truth():
+  """Ids, targets and scores of the 40 clips, without the program."""
+  clips = [toy.clip(i + 1000, 16000) for i in range(40)]
+  targets = np.zeros([40, 3])
+  for row, (_, present) in zip(targets, clips):
+    row[present] = 1
+  scores = np.array([_features(samples / 32768) for samples, _ in clips])
+  return np.array([f"eval{i}" for i in range(40)]), targets, scores
+
+
+def _evaluate(folder, *arguments, run=command.succeed):
+  return run(
+    "tools/evaluate.py",
+    f"--data_dir={folder / 'records'}",
+    "--num_resamples=50",
+    *arguments,
+  )
+
+
+def _ap(targets, scores):
+  return sklearn.metrics.average_precision_score(targets, scores, average=None)
+
+
+def test_a_model_and_its_scores_are_judged_alike(folder, tmp_path):
+  ids, targets, scores = _truth()
+  file = tmp_path / "scores.npz"
+  ontology = tmp_path / "ontology.json"
+  nodes = [("T", "Tones", list(toy.NAMES[:2])), ("N", "Rest", [toy.NAMES[2]])]
+  nodes += [(name, name, []) for name in toy.NAMES]
+  keys = ("id", "name", "child_ids")
+  ontology.write_text(json.dumps([dict(zip(keys, node)) for node in nodes]))
+  out = _evaluate(
+    folder,
+    f"--saved_model={folder / 'model'}",
+    f"--output_dir={tmp_path / 'of_model'}",
+    f"--scores_out={file}",
+    f"--ontology={ontology}",
+  )
+  summary = json.loads((tmp_path / "of_model" / "metrics.json").read_text())
+  ap = _ap(targets, scores)
+  assert summary["mAP"] == pytest.approx(ap.mean(), abs=1e-6)
+  assert summary["branches"]["Tones"]["mAP"] == pytest.approx(
+    ap[:2].mean(), abs=1e-6
+  )
+  low, high = summary["intervals"]["mAP"]
+  assert low < summary["mAP"] < high
+  assert f"mAP    {ap.mean():.4f}  [{low:.4f}, {high:.4f}]" in out
+  assert len(summary["saved_model_sha256"]) == 64
+
+  with np.load(file) as arrays:
+    assert sorted(arrays["ids"]) == sorted(ids)
+    place = {clip_id: i for i, clip_id in enumerate(ids)}
+    order = [place[clip_id] for clip_id in arrays["ids"]]
+    np.testing.assert_allclose(arrays["scores"], scores[order], atol=1e-5)
+
+  _evaluate(folder, f"--scores={file}")
+  again = json.loads((tmp_path / "evaluation_eval/metrics.json").read_text())
+  assert len(again.pop("scores_sha256")) == 64
+  assert again.pop("branches") == {}
+  del summary["saved_model_sha256"], summary["branches"]
+  assert again == summary
+
+
+def test_other_systems_scores_are_compared(folder, tmp_path):
+  ids, targets, scores = _truth()
+  rng = np.random.default_rng(0)
+  # As another system has them: in another order, one clip missing, one more.
+  order = rng.permutation(40)[1:]
+  theirs = scores + rng.normal(scale=scores.std(), size=scores.shape)
+  np.savez(
+    tmp_path / "theirs.npz",
+    ids=[*ids[order], "extra"],
+    mids=toy.NAMES,
+    scores=[*theirs[order], [0, 0, 0]],
+  )
+  out = _evaluate(
+    folder,
+    f"--saved_model={folder / 'model'}",
+    f"--compare={tmp_path / 'theirs.npz'}",
+    f"--output_dir={tmp_path}",
+    "--min_coverage=0.9",
+  )
+  summary = json.loads((tmp_path / "metrics.json").read_text())
+  mine, others = (_ap(targets[order], x[order]) for x in (scores, theirs))
+  assert summary["num_clips"] == 39
+  assert summary["mAP"] == pytest.approx(mine.mean(), abs=1e-6)
+  difference = (mine - others).mean()
+  assert summary["difference"]["mAP"] == pytest.approx(difference, abs=1e-6)
+  assert "1 of 40 clips have no scores" in out
+  lines = out.split("moved most:\n")[1].splitlines()
+  moved = np.argsort(-np.abs(mine - others))
+  assert [line.split("]  ")[1] for line in lines[:3]] == [
+    toy.NAMES[c] for c in moved
+  ]
+  with open(tmp_path / "per_class.csv", newline="") as file:
+    rows = list(csv.DictReader(file))
+  assert [float(row["ap_difference"]) for row in rows] == pytest.approx(
+    mine - others, abs=1e-5
+  )
+
+
+def test_a_threshold_is_written_in_full(folder, tmp_path):
+  ids, targets, _ = _truth()
+  scores = np.where(targets, 0.1234567890123, 0.1234567)
+  np.savez(tmp_path / "s.npz", ids=ids, mids=toy.NAMES, scores=scores)
+  _evaluate(folder, f"--scores={tmp_path / 's.npz'}")
+  with open(tmp_path / "evaluation_eval/per_class.csv", newline="") as file:
+    rows = list(csv.DictReader(file))
+  assert [float(row["threshold"]) for row in rows] == [0.1234567890123] * 3
+  assert [row["f1"] for row in rows] == ["1.0"] * 3
+
+
+def test_two_models_are_compared(folder, tmp_path):
+  _save_model(tmp_path / "other", sign=-1)
+  _evaluate(
+    folder,
+    f"--saved_model={folder / 'model'}",
+    f"--compare={tmp_path / 'other'}",
+    f"--output_dir={tmp_path}",
+  )
+  _, targets, scores = _truth()
+  expected = (_ap(targets, scores) - _ap(targets, -scores)).mean()
+  summary = json.loads((tmp_path / "metrics.json").read_text())
+  assert summary["difference"]["mAP"] == pytest.approx(expected, abs=1e-6)
+  difference_sha256 = summary["difference"]["sha256"]
+  assert difference_sha256 != summary["saved_model_sha256"]
+
+
+def test_what_does_not_belong_together_is_refused(folder, tmp_path):
+  def error(*arguments):
+    return _evaluate(folder, *arguments, run=command.fail)
+
+  assert "one of --saved_model and --scores" in error()
+  model = _save_model(tmp_path / "two", names=toy.NAMES[:2])
+  assert "(2) are not those of" in error(f"--saved_model={model}")
+  model = _save_model(tmp_path / "fast", sample_rate_hz=32000)
+  assert "for 32000 Hz" in error(f"--saved_model={model}")
+  ids, _, scores = _truth()
+  file = tmp_path / "scores.npz"
+  np.savez(file, ids=ids, mids=toy.NAMES[::-1], scores=scores)
+  assert "or their order differs" in error(f"--scores={file}")
+  np.savez(file, ids=ids[:39], mids=toy.NAMES, scores=scores[:39])
+  assert "39 of 40 clips are in" in error(f"--scores={file}")
+
+
+def test_a_split_in_which_no_class_can_be_scored_is_refused(tmp_path):
+  toy.write_dataset(tmp_path, num_eval=1)
+  file = tmp_path / "scores.npz"
+  np.savez(file, ids=["eval0"], mids=toy.NAMES, scores=np.zeros([1, 3]))
+  error = command.fail(
+    "tools/evaluate.py", f"--data_dir={tmp_path}", f"--scores={file}"
+  )
+  assert "none of the 3 classes has a clip with it and one without" in error
+
+
+def test_an_empty_split_is_refused(tmp_path):
+  empty = records.SplitInfo(
+    num_clips=0, total_seconds=0.0, shards=[], ids_sha256="", index="i.npz"
+  )
+  records.IndexBuilder().build().write(str(tmp_path / "i.npz"))
+  records.write_dataset_info(
+    str(tmp_path),
+    records.DatasetInfo(
+      sample_rate_hz=16000,
+      clip_seconds=10.0,
+      codec="flac",
+      classes=labels.ClassList.from_names(toy.NAMES),
+      splits={"eval": empty},
+    ),
+  )
+  error = command.fail(
+    "tools/evaluate.py", f"--data_dir={tmp_path}", "--scores=scores.npz"
+  )
+  assert "the split 'eval' is empty" in error

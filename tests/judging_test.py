@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Averages, intervals and differences against scikit-learn."""
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from tf_audioset import judging, metrics
+
+
+def _problem():
+  rng = np.random.default_rng(2)
+  targets = rng.uniform(size=(400, 5)) < [0.5, 0.1, 0.05, 0.3, 0.2]
+  good = rng.normal(size=targets.shape) + 2 * targets
+  bad = good + 2 * rng.normal(size=targets.shape)
+  return targets, good, bad
+
+
+def _ap(targets, scores):
+  return sklearn.metrics.average_precision_score(targets, scores, average=None)
+
+
+def test_the_summary_has_every_average_within_its_interval():
+  targets, good, _ = _problem()
+  judgement = judging.Judgement(good, targets, num_resamples=200)
+  summary = judgement.summary({"Animal": [1, 3], "Music": [4]})
+  ap = _ap(targets, good)
+  assert summary["mAP"] == pytest.approx(ap.mean())
+  weighted = np.average(ap, weights=targets.sum(axis=0))
+  assert summary["positive_weighted"]["mAP"] == pytest.approx(weighted)
+  branches = summary["branches"]
+  assert branches["Animal"]["mAP"] == pytest.approx(ap[[1, 3]].mean())
+  assert branches["Animal"]["num_classes"] == 2
+  assert branches["Music"]["mAP"] == pytest.approx(ap[4])
+  for part in (summary, summary["positive_weighted"], *branches.values()):
+    assert {"mAP", "mAUC", "dprime", "dprime_class_mean"} <= set(part)
+    for name, (low, high) in part["intervals"].items():
+      assert low < part[name] < high
+  columns = judgement.per_class()
+  np.testing.assert_allclose(columns["ap"], ap)
+  assert (columns["ap_low"] < ap).all() and (ap < columns["ap_high"]).all()
+
+
+def test_a_difference_is_paired():
+  targets, good, bad = _problem()
+  mine, other = (
+    judging.Judgement(scores, targets, num_resamples=200)
+    for scores in (good, bad)
+  )
+  difference, columns = mine.minus(other)
+  expected = _ap(targets, good) - _ap(targets, bad)
+  np.testing.assert_allclose(columns["ap_difference"], expected)
+  np.testing.assert_allclose(columns["other_ap"], _ap(targets, bad))
+  assert difference["mAP"] == pytest.approx(expected.mean())
+  low, high = difference["intervals"]["mAP"]
+  assert 0 < low < difference["mAP"] < high
+
+  # Scores that are nearly the same differ by far less than either varies.
+  noise = np.random.default_rng(3).normal(size=good.shape)
+  near = judging.Judgement(good + 0.01 * noise, targets, num_resamples=200)
+  low, high = mine.minus(near)[0]["intervals"]["mAP"]
+  alone_low, alone_high = mine.averages()["intervals"]["mAP"]
+  assert high - low < (alone_high - alone_low) / 10
+
+  difference, columns = mine.minus(mine)
+  assert difference["intervals"]["mAP"] == [0, 0]
+  assert not columns["ap_difference"].any()
+
+
+def test_calibration_is_that_of_probabilities():
+  targets, good, _ = _problem()
+  probabilities = 1 / (1 + np.exp(-good))
+  judgement = judging.Judgement(probabilities, targets, num_resamples=2)
+  ece = metrics.calibration_error(probabilities, targets)
+  np.testing.assert_array_equal(judgement.per_class()["ece"], ece)
+  assert judgement.summary({})["ece"] == pytest.approx(ece.mean())
+  judgement = judging.Judgement(good, targets, num_resamples=2)
+  assert np.isnan(judgement.summary({})["ece"])
