@@ -130,6 +130,7 @@ def test_a_full_disk_is_told_and_the_last_good_one_stays(
   disk(-1)
   err = capsys.readouterr().err
   assert waits and err.count("trying again in") == len(waits)
+  assert "File too large" in err and "function_node" not in err
   assert {path.name for path in tmp_path.iterdir()} == {
     "checkpoint",
     "ckpt-10.index",

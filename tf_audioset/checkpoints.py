@@ -107,7 +107,7 @@ class Checkpoints:
         return
       except (tf.errors.OpError, OSError) as e:
         self._remove_rest(step)
-        reason = str(e).strip().splitlines()[0]
+        reason = _reason(e)
       message = f"the checkpoint of step {step} cannot be written ({reason})"
       if wait_seconds is None:
         raise ValueError(
@@ -136,8 +136,14 @@ def _check(path: str) -> str:
     for name in reader.get_variable_to_shape_map():
       reader.get_tensor(name)
   except _UNREADABLE as e:
-    return str(e).strip().splitlines()[0]
+    return _reason(e)
   return ""
+
+
+def _reason(error: Exception) -> str:
+  """TensorFlow's own words, without the names of its functions."""
+  line = str(error).strip().splitlines()[0]
+  return re.sub(r"^(\{\{.*?\}\} *)+| *\[Op:\w+\]$", "", line)
 
 
 def _mend_list(folder: str) -> None:
