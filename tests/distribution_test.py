@@ -75,3 +75,19 @@ def test_a_broken_tf_config_is_told(monkeypatch, text):
   monkeypatch.setenv("TF_CONFIG", text)
   with pytest.raises(ValueError, match="TF_CONFIG is not what"):
     distribution.strategy(None)
+
+
+@pytest.mark.parametrize(
+  ("num_gpus", "kind"), [(0, "one_device"), (1, "one_device"), (4, "mirrored")]
+)
+def test_the_gpus_of_this_machine_are_taken(monkeypatch, num_gpus, kind):
+  monkeypatch.delenv("TF_CONFIG", raising=False)
+  monkeypatch.setattr(
+    tf.config, "list_physical_devices", lambda _: ["GPU"] * num_gpus
+  )
+  make = mock.Mock()
+  monkeypatch.setattr(
+    distribution.distribute_utils, "get_distribution_strategy", make
+  )
+  assert distribution.strategy(None) == make.return_value
+  make.assert_called_once_with(kind, num_gpus=num_gpus)
