@@ -221,6 +221,48 @@ def test_full_clips_are_whole_and_padded_only_when_short(folder):
       np.testing.assert_array_equal(by_id[f"eval{i}".encode()], expected)
 
 
+def _ops(dataset):
+  """Types of all ops that make a dataset, in its functions as well."""
+  graph = tf.compat.v1.GraphDef.FromString(
+    dataset._as_serialized_graph().numpy()
+  )
+  nodes = [*graph.node]
+  for function in graph.library.function:
+    nodes.extend(function.node_def)
+  return {node.op for node in nodes}
+
+
+@pytest.mark.parametrize("codec", ["flac", "pcm16"])
+def test_only_flac_needs_python(tmp_path, codec):
+  # A TPU's host in another machine cannot call Python of this process.
+  toy.write_dataset(tmp_path, codec=codec)
+  split = records.find_split(str(tmp_path), "train")
+  assert split.needs_python == (codec == "flac")
+  assert split.part(0, 100).needs_python == split.needs_python
+  pipeline = data.Pipeline(crop_seconds=0.5)
+  for dataset in (
+    pipeline.training(split, num_classes=3, batch_size=8, seed=1),
+    pipeline.centre_crops(split, num_classes=3, batch_size=8),
+    data.full_clips(
+      split, num_classes=3, batch_size=4, min_samples=1, padding="zero"
+    ),
+  ):
+    ops = _ops(dataset)
+    assert "ParseExampleV2" in ops or "ParseSingleExample" in ops
+    python = {op for op in ops if "PyFunc" in op}
+    assert bool(python) == split.needs_python, python
+    assert not {op for op in ops if op.startswith("IO>")}
+
+
+def test_both_codecs_give_the_same_stream(folder, tmp_path):
+  toy.write_dataset(tmp_path, codec="pcm16")
+  flac = _training(records.find_split(folder, "train"), 5, batch_size=7)
+  pcm16 = _training(records.find_split(str(tmp_path), "train"), 5, batch_size=7)
+  for (w1, t1), (w2, t2) in zip(flac, pcm16):
+    np.testing.assert_array_equal(w1, w2)
+    np.testing.assert_array_equal(t1, t2)
+
+
 @pytest.mark.parametrize("length", [1, 3, 10, 11, 25])
 def test_pad_equals_numpy(length):
   waveform = np.arange(1, length + 1, dtype=np.int16)[np.newaxis]

@@ -2,6 +2,7 @@
 """Records, ours and audax's, against soundfile and slices."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -97,6 +98,38 @@ def test_a_broken_clip_is_named(audio, message):
 
   with pytest.raises(tf.errors.OpError, match=f"clip bad7.*{message}"):
     decode()
+
+
+@pytest.mark.parametrize(
+  ("stored", "said", "message"),
+  [
+    ("flac", "pcm16", "said to be pcm16.*flac"),
+    ("pcm16", "flac", "said to be flac.*pcm16"),
+  ],
+)
+def test_a_record_of_another_codec_is_an_error(stored, said, message):
+  record = records.parse_example(
+    records.serialize_example("other9", _SAMPLES, [0], stored)
+  )
+
+  @tf.function
+  def decode():
+    return records.decode_waveform(
+      record, crop_samples=None, position=None, codec=said
+    )
+
+  with pytest.raises(tf.errors.InvalidArgumentError, match="other9") as error:
+    decode()
+  assert re.search(message, str(error.value), re.DOTALL)
+
+
+def test_samples_that_are_missing_are_an_error():
+  audio = _SAMPLES.tobytes()
+  record = records.parse_example(
+    records.serialize_encoded("short4", audio[:-2], 5000, [0], "pcm16")
+  )
+  with pytest.raises(tf.errors.InvalidArgumentError, match="short4"):
+    records.decode_waveform(record, crop_samples=None, position=None)
 
 
 def _write_audax(folder, compression):

@@ -42,6 +42,7 @@ def write_dataset(
   num_samples=16000,
   num_shards=3,
   broken="",
+  codec="flac",
 ) -> None:
   """Writes records as tools/make_tfrecords.py would.
 
@@ -59,7 +60,7 @@ def write_dataset(
         for i in members:
           samples, present = clip(i + 1000 * (split == "eval"), num_samples)
           clip_id = f"{split}{i}"
-          record = records.serialize_example(clip_id, samples, present)
+          record = records.serialize_example(clip_id, samples, present, codec)
           if clip_id == broken:
             record = records.serialize_encoded(clip_id, b"?", 1, [0], "flac")
           writer.write(record)
@@ -84,7 +85,7 @@ def write_dataset(
     records.DatasetInfo(
       sample_rate_hz=16000,
       clip_seconds=10.0,
-      codec="flac",
+      codec=codec,
       classes=labels.ClassList.from_names(NAMES),
       splits=splits,
     ),

@@ -122,7 +122,7 @@ class Pipeline:
 
     def example(position, serialized):
       where = randomness.uniform([], tf.stack([seed, position]))
-      waveform, targets, _ = self._decode(serialized, num_classes, where)
+      waveform, targets, _ = self._decode(serialized, split, num_classes, where)
       return waveform, targets
 
     first_position = first_step * batch_size
@@ -181,7 +181,7 @@ class Pipeline:
     """
 
     def example(position, serialized):
-      waveform, targets, _ = self._decode(serialized, num_classes, None)
+      waveform, targets, _ = self._decode(serialized, split, num_classes, None)
       is_real = position < split.num_clips
       return tf.where(is_real, position, -1), waveform, targets
 
@@ -225,13 +225,14 @@ class Pipeline:
 
     return tf.data.Dataset.range(first_epoch, _FOREVER).flat_map(one_epoch)
 
-  def _decode(self, serialized, num_classes, position):
+  def _decode(self, serialized, split, num_classes, position):
     """Record to (int16 [crop_samples], float32 [num_classes], id)."""
     record = records.parse_example(serialized)
     waveform = records.decode_waveform(
       record,
       crop_samples=self.crop_samples,
       position=position,
+      codec=split.codec,
       decoder=self._decoder,
     )
     waveform = pad(waveform, self.crop_samples, self.padding)
@@ -270,7 +271,9 @@ def full_clips(
 
   def example(serialized):
     record = records.parse_example(serialized)
-    waveform = records.decode_waveform(record, crop_samples=None, position=None)
+    waveform = records.decode_waveform(
+      record, crop_samples=None, position=None, codec=split.codec
+    )
     waveform = pad(waveform, min_samples, padding)
     targets = records.labels_to_multi_hot(record["labels"], num_classes)
     return record["id"], waveform, targets

@@ -97,7 +97,8 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
   Returns:
     "id" (string scalar, empty in audax's records), "audio" (string scalar),
-    "labels" (int64 [n]), "codec" (string scalar).
+    "labels" (int64 [n]), "codec" (string scalar), "num_samples" (int64 scalar,
+    -1 in audax's records).
   """
   parsed = tf.io.parse_single_example(
     serialized,
@@ -107,6 +108,7 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
       "labels": tf.io.VarLenFeature(tf.int64),
       "label": tf.io.VarLenFeature(tf.int64),
       "codec": tf.io.FixedLenFeature([], tf.string, "flac"),
+      "num_samples": tf.io.FixedLenFeature([], tf.int64, -1),
     },
   )
   ours, audaxs = parsed.pop("labels").values, parsed.pop("label").values
@@ -118,6 +120,7 @@ def decode_waveform(
   *,
   crop_samples: int | None,
   position: tf.Tensor | None,
+  codec: str = "",
   decoder: str = "soundfile",
 ) -> tf.Tensor:
   """Decodes a crop of a clip, and no more of it than needed.
@@ -127,6 +130,8 @@ def decode_waveform(
     crop_samples: Length of the crop; a shorter clip, or None, gives the whole.
     position: float32 scalar in [0, 1), where the crop lies between the
       beginning and the end; None for the exact middle.
+    codec: "flac" or "pcm16" if all records are known to have that, see
+      `Split.codec`. With "pcm16" the graph has TensorFlow's own ops only.
     decoder: "soundfile" (libsndfile, seeks to the crop), or "tfio"
       (tensorflow-io, in the graph, decodes the whole clip).
 
@@ -134,9 +139,11 @@ def decode_waveform(
     int16 [min(num_samples, crop_samples)].
 
   Raises:
-    ValueError: If the decoder is unknown. When run, a broken clip raises
-      `tf.errors.OpError` with its id and the reason.
+    ValueError: If the decoder or codec is unknown. When run, a broken clip or
+      one of another codec raises `tf.errors.OpError` with its id and why.
   """
+  if codec not in ("", *audio_lib.CODECS):
+    raise ValueError(f"codec {codec!r}: allowed are {audio_lib.CODECS}.")
   if decoder not in ("soundfile", "tfio"):
     raise ValueError(
       f"Pipeline.decoder is {decoder!r}; allowed are 'soundfile' and 'tfio'."
@@ -146,7 +153,14 @@ def decode_waveform(
   place = tf.constant(-1.0) if position is None else position
 
   def from_pcm16():
-    samples = tf.io.decode_raw(record["audio"], tf.int16)
+    wanted = record["num_samples"]
+    num_bytes = tf.strings.length(record["audio"], "BYTE")
+    checked = _with_check(
+      record,
+      tf.cast(num_bytes, tf.int64) == 2 * wanted,
+      [num_bytes, "bytes where", wanted, "samples belong"],
+    )
+    samples = tf.io.decode_raw(checked["audio"], tf.int16)
     return _slice(samples, crop, place)
 
   def from_flac():
@@ -159,8 +173,25 @@ def decode_waveform(
       stateful=False,
     )
 
-  waveform = tf.cond(record["codec"] == "pcm16", from_pcm16, from_flac)
+  if codec:
+    record = _with_check(
+      record,
+      record["codec"] == codec,
+      [f"where all were said to be {codec}, the codec is", record["codec"]],
+    )
+    waveform = from_pcm16() if codec == "pcm16" else from_flac()
+  else:
+    waveform = tf.cond(record["codec"] == "pcm16", from_pcm16, from_flac)
   return tf.ensure_shape(waveform, [None])
+
+
+def _with_check(record, condition, reason):
+  """The record, whose audio is there only if the condition holds."""
+  check = tf.debugging.Assert(
+    condition, ["clip", record["id"], "cannot be decoded:", *reason]
+  )
+  with tf.control_dependencies([check] if check is not None else []):
+    return dict(record, audio=tf.identity(record["audio"]))
 
 
 def _slice(samples, crop, place):
@@ -318,6 +349,15 @@ class Split:
   classes: labels_lib.ClassList | None  # None: not told by the folder.
   index: Index | None  # None: compressed, readable from the beginning only.
   ids_sha256: str = ""  # Of the sorted ids of all clips; empty: not known.
+  codec: str = ""  # "flac" or "pcm16"; empty: each record says.
+
+  @property
+  def needs_python(self) -> bool:
+    """Whether reading the clips calls Python, or ops that are not TensorFlow's.
+
+    A host in another machine, as a TPU node or pod has, can do neither.
+    """
+    return self.codec != "pcm16"
 
   def digest(self) -> str:
     """SHA-256, hexadecimal, of what the clips are and where they are stored."""
@@ -461,6 +501,10 @@ def find_split(data_dir: str, split: str) -> Split:
       f"{data_dir}: there is no split {split!r}; there are "
       f"{sorted(info.splits)}."
     )
+  if info.codec not in audio_lib.CODECS:
+    raise ValueError(
+      f"{data_dir}: codec {info.codec!r}; readable are {audio_lib.CODECS}."
+    )
   if info.sample_rate_hz != SAMPLE_RATE_HZ:
     raise ValueError(
       f"{data_dir}: records at {info.sample_rate_hz} Hz; {SAMPLE_RATE_HZ} Hz "
@@ -486,8 +530,15 @@ def find_split(data_dir: str, split: str) -> Split:
       f"{INFO_FILE} says {info.splits[split].num_clips}: of another "
       "preparation."
     )
-  ids_sha256 = info.splits[split].ids_sha256
-  return Split(files, len(index), "", info.classes, index, ids_sha256)
+  return Split(
+    files,
+    len(index),
+    "",
+    info.classes,
+    index,
+    info.splits[split].ids_sha256,
+    info.codec,
+  )
 
 
 def _read_index(path: str) -> Index:
@@ -535,4 +586,4 @@ def _find_audax_split(data_dir, split):
   classes = None
   if tf.io.gfile.exists(table):
     classes = labels_lib.ClassList.from_csv(table)
-  return Split(files, num_clips, compression, classes, index)
+  return Split(files, num_clips, compression, classes, index, codec="flac")
