@@ -10,12 +10,13 @@ import soundfile
 import tensorflow as tf
 
 from tests import toy
+from tf_audioset import audio as audio_lib
 from tf_audioset import records
 
 _SAMPLES = np.random.default_rng(0).integers(-9000, 9000, 5000).astype(np.int16)
 
 
-def _decode(codec, decoder="soundfile", crop_samples=None, position=None):
+def _decode(codec, decoder, crop_samples=None, position=None):
   record = records.parse_example(
     records.serialize_example("clip", _SAMPLES, [2, 0], codec)
   )
@@ -24,7 +25,12 @@ def _decode(codec, decoder="soundfile", crop_samples=None, position=None):
   ).numpy()
 
 
-_PATHS = [("flac", "soundfile"), ("flac", "tfio"), ("pcm16", "soundfile")]
+_PATHS = [
+  ("flac", "miniaudio"),
+  ("flac", "soundfile"),
+  ("flac", "tfio"),
+  ("pcm16", "miniaudio"),
+]
 
 
 @pytest.mark.parametrize(("codec", "decoder"), _PATHS)
@@ -123,13 +129,19 @@ def test_a_record_of_another_codec_is_an_error(stored, said, message):
   assert re.search(message, str(error.value), re.DOTALL)
 
 
-def test_samples_that_are_missing_are_an_error():
-  audio = _SAMPLES.tobytes()
+@pytest.mark.parametrize("codec", ["flac", "pcm16"])
+def test_another_length_than_the_record_says_is_an_error(codec):
+  audio = audio_lib.encode(_SAMPLES[:-1], 16000, codec)
   record = records.parse_example(
-    records.serialize_encoded("short4", audio[:-2], 5000, [0], "pcm16")
+    records.serialize_encoded("short4", audio, 5000, [0], codec)
   )
+
+  @tf.function
+  def decode():
+    return records.decode_waveform(record, crop_samples=99, position=None)
+
   with pytest.raises(tf.errors.InvalidArgumentError, match="short4"):
-    records.decode_waveform(record, crop_samples=None, position=None)
+    decode()
 
 
 def _write_audax(folder, compression):
@@ -149,6 +161,11 @@ def _write_audax(folder, compression):
       }
       features = tf.train.Features(feature=feature)
       writer.write(tf.train.Example(features=features).SerializeToString())
+
+
+def test_an_unknown_decoder_is_refused():
+  with pytest.raises(ValueError, match="'ffmpeg'.*'miniaudio'"):
+    _decode("flac", "ffmpeg")
 
 
 @pytest.mark.parametrize("compression", ["", "ZLIB"])

@@ -62,7 +62,7 @@ class Pipeline:
     crop_seconds: float = 5.0,
     padding: str = "repeat",
     shuffle_clips: int = 2048,
-    decoder: str = "soundfile",
+    decoder: str = records.DECODERS[0],
   ):
     """Sets what is the same for all splits.
 
@@ -71,7 +71,8 @@ class Pipeline:
       padding: What clips shorter than that are filled with, see `pad`.
       shuffle_clips: Only for compressed shards, which have no index: clips held
         in memory to draw from (215 kB each as FLAC).
-      decoder: "soundfile", or "tfio" (in the graph, slower).
+      decoder: Of FLAC: "miniaudio", "soundfile" (the same samples, slower) or
+        "tfio" (in the graph, slowest).
 
     Raises:
       ValueError: If a value is not among those allowed.

@@ -20,6 +20,7 @@ that any record can be read without those before it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -27,14 +28,15 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import soundfile
 import tensorflow as tf
 
 from tf_audioset import audio as audio_lib
+from tf_audioset import flac
 from tf_audioset import labels as labels_lib
 
 SAMPLE_RATE_HZ = 16000
 INFO_FILE = "dataset_info.json"
+DECODERS = (*flac.DECODERS, "tfio")  # Of FLAC; the first is the default.
 # Parts of a split are chosen by per cent of the ids' hash.
 NUM_BUCKETS = 100
 _FORMAT_VERSION = 2
@@ -121,7 +123,7 @@ def decode_waveform(
   crop_samples: int | None,
   position: tf.Tensor | None,
   codec: str = "",
-  decoder: str = "soundfile",
+  decoder: str = DECODERS[0],
 ) -> tf.Tensor:
   """Decodes a crop of a clip, and no more of it than needed.
 
@@ -132,7 +134,7 @@ def decode_waveform(
       beginning and the end; None for the exact middle.
     codec: "flac" or "pcm16" if all records are known to have that, see
       `Split.codec`. With "pcm16" the graph has TensorFlow's own ops only.
-    decoder: "soundfile" (libsndfile, seeks to the crop), or "tfio"
+    decoder: "miniaudio" or "soundfile", see `flac.read`, or "tfio"
       (tensorflow-io, in the graph, decodes the whole clip).
 
   Returns:
@@ -144,9 +146,9 @@ def decode_waveform(
   """
   if codec not in ("", *audio_lib.CODECS):
     raise ValueError(f"codec {codec!r}: allowed are {audio_lib.CODECS}.")
-  if decoder not in ("soundfile", "tfio"):
+  if decoder not in DECODERS:
     raise ValueError(
-      f"Pipeline.decoder is {decoder!r}; allowed are 'soundfile' and 'tfio'."
+      f"Pipeline.decoder is {decoder!r}; allowed are {DECODERS}."
     )
   crop = tf.constant(-1 if crop_samples is None else crop_samples, tf.int64)
   # -1 stands for the middle.
@@ -167,8 +169,8 @@ def decode_waveform(
     if decoder == "tfio":
       return _slice(_decode_flac_in_graph(record), crop, place)
     return tf.numpy_function(
-      _decode_flac,
-      [record["id"], record["audio"], crop, place],
+      functools.partial(_decode_flac, decoder=decoder),
+      [record["id"], record["audio"], record["num_samples"], crop, place],
       tf.int16,
       stateful=False,
     )
@@ -195,7 +197,7 @@ def _with_check(record, condition, reason):
 
 
 def _slice(samples, crop, place):
-  """The graph's twin of the seek in `_decode_flac`."""
+  """The graph's twin of the choice of the crop in `flac`."""
   num_samples = tf.size(samples, tf.int64)
   crop = tf.where(crop < 0, num_samples, tf.minimum(crop, num_samples))
   room = num_samples - crop
@@ -210,29 +212,22 @@ def _slice(samples, crop, place):
   return samples[start : start + crop]
 
 
-def _decode_flac(clip_id, audio, crop, place):
+def _decode_flac(clip_id, audio, num_samples, crop, place, decoder):
   """Reads the crop of a FLAC file in memory; runs outside the graph."""
   if not isinstance(audio, bytes):  # Executed eagerly: arrays of no dimension.
     clip_id, audio = clip_id.item(), audio.item()
   try:
-    with soundfile.SoundFile(io.BytesIO(audio)) as file:
-      if (file.samplerate, file.channels) != (SAMPLE_RATE_HZ, 1):
-        raise ValueError(
-          f"is {file.samplerate} Hz with {file.channels} channels, not "
-          f"{SAMPLE_RATE_HZ} Hz mono"
-        )
-      wanted = file.frames if crop < 0 else min(int(crop), file.frames)
-      room = file.frames - wanted
-      start = room // 2 if place < 0 else int(float(place) * (room + 1))
-      file.seek(start)
-      samples = file.read(wanted, dtype="int16")
-      if not wanted or len(samples) != wanted:
-        raise ValueError(f"holds {len(samples)} samples where {wanted} belong")
-    return samples
-  except (soundfile.SoundFileError, ValueError) as e:
+    return flac.read(
+      audio,
+      sample_rate_hz=SAMPLE_RATE_HZ,
+      num_samples=None if num_samples < 0 else int(num_samples),
+      max_samples=None if crop < 0 else int(crop),
+      position=None if place < 0 else float(place),
+      decoder=decoder,
+    )
+  except ValueError as e:
     name = clip_id.decode() or "(a record without an id)"
-    reason = getattr(e, "error_string", e)  # libsndfile's own words.
-    raise ValueError(f"clip {name}: cannot be decoded: {reason}") from None
+    raise ValueError(f"clip {name}: cannot be decoded: {e}") from None
 
 
 def _decode_flac_in_graph(record):
