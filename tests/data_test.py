@@ -263,6 +263,43 @@ def test_both_codecs_give_the_same_stream(folder, tmp_path):
     np.testing.assert_array_equal(t1, t2)
 
 
+@pytest.mark.parametrize("codec", ["flac", "pcm16"])
+@pytest.mark.parametrize("padding", data.PADDINGS)
+def test_short_clips_are_filled_each_from_itself(tmp_path, codec, padding):
+  lengths = [1, 700, 2399, 2400, 2401, 4800, 8000, 9000]
+  toy.write_dataset(tmp_path, num_train=8, num_samples=lengths, codec=codec)
+  split = records.find_split(str(tmp_path), "train")
+  batches = data.Pipeline(crop_seconds=0.3, padding=padding).centre_crops(
+    split, num_classes=3, batch_size=8
+  )
+  (index, waveforms, _), *rest = batches.as_numpy_iterator()
+  assert not rest and waveforms.shape == (8, 4800)
+  # In file order: three shards, each with every third clip.
+  order = [0, 3, 6, 1, 4, 7, 2, 5]
+  for i, waveform in zip(index, waveforms):
+    clip = toy.clip(order[i], lengths[order[i]])[0]
+    room = max(len(clip) - 4800, 0)
+    expected = clip[room // 2 :][:4800]
+    if padding == "repeat":
+      expected = np.resize(expected, 4800)  # NumPy's resize repeats.
+    else:
+      expected = np.pad(expected, (0, 4800 - len(expected)))
+    np.testing.assert_array_equal(waveform, expected)
+
+
+@pytest.mark.parametrize("batch_size", [64, 67, 96, 128])
+def test_the_size_of_the_batch_changes_nothing_else(folder, batch_size):
+  # Sizes that are decoded in one group, in many, in groups of one.
+  split = records.find_split(folder, "train")
+  whole = np.concatenate([w for w, _ in _training(split, 32)])
+  batches = _training(split, 2, batch_size=batch_size)
+  for i, (waveforms, targets) in enumerate(batches):
+    assert targets.shape == (batch_size, 3)
+    np.testing.assert_array_equal(
+      waveforms, whole[i * batch_size : (i + 1) * batch_size]
+    )
+
+
 @pytest.mark.parametrize("length", [1, 3, 10, 11, 25])
 def test_pad_equals_numpy(length):
   waveform = np.arange(1, length + 1, dtype=np.int16)[np.newaxis]

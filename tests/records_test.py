@@ -78,6 +78,22 @@ def test_labels_become_a_multi_hot_vector():
     records.labels_to_multi_hot(record["labels"], 2)
 
 
+def test_a_label_out_of_range_names_the_clip():
+  serialized = [
+    records.serialize_example(f"clip{i}", _SAMPLES, labels)
+    for i, labels in enumerate([[], [2, 2], [1, 3], [0]])
+  ]
+  batch = records.parse_examples(tf.constant(serialized))
+  hot = records.labels_to_multi_hot(batch["labels"], 4, batch["id"])
+  np.testing.assert_array_equal(
+    hot, [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1], [1, 0, 0, 0]]
+  )
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match=r"clip clip2: .*not in 0 ... 2: 3"
+  ):
+    records.labels_to_multi_hot(batch["labels"], 3, batch["id"])
+
+
 def _flac(samples, rate_hz=16000):
   buffer = io.BytesIO()
   soundfile.write(buffer, samples, rate_hz, "PCM_16", format="FLAC")
