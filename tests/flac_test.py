@@ -59,6 +59,10 @@ def test_crops_that_begin_and_end_at_and_within_frames(
   samples = _read(audio, max_samples=length, position=position)
   assert samples.dtype == np.int16
   np.testing.assert_array_equal(samples, _SAMPLES[start : start + length])
+  row = np.full(length + 2, 7, np.int16)
+  part = _read(audio, max_samples=length, position=position, out=row)
+  np.testing.assert_array_equal(row[:length], samples)
+  assert (row[length:] == 7).all() and part.base is row
 
 
 @pytest.mark.parametrize(

@@ -348,7 +348,10 @@ def _read(split, positions, number, first=lambda position: position):
     .map(lambda p: (p, *locate(number(p))))
     .unbatch()
     .map(
-      lambda p, file, offset: (first(p), records.read_record(file, offset)),
+      lambda p, file, offset: (
+        first(p),
+        records.read_record(file, offset, is_remote=split.is_remote),
+      ),
       num_parallel_calls=_PARALLEL_READS,
     )
   )

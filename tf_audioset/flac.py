@@ -40,6 +40,7 @@ def read(
   max_samples: int | None = None,
   position: float | None = None,
   decoder: str = "miniaudio",
+  out: np.ndarray | None = None,
 ) -> np.ndarray:
   """Decodes a crop.
 
@@ -54,9 +55,10 @@ def read(
     decoder: "soundfile" (libsndfile), or "miniaudio" (dr_flac, twice as fast,
       the same samples), which leaves to libsndfile whatever is unusual or
       broken.
+    out: int16, contiguous, max_samples or longer: where the crop is put.
 
   Returns:
-    int16 [min(num_samples, max_samples)].
+    int16 [min(num_samples, max_samples)], the beginning of `out` if given.
 
   Raises:
     ValueError: If the audio is broken where it is read, is empty, or has
@@ -64,7 +66,7 @@ def read(
   """
   if decoder == "miniaudio":
     samples = _read_frames(
-      audio, sample_rate_hz, num_samples, max_samples, position
+      audio, sample_rate_hz, num_samples, max_samples, position, out
     )
     if samples is not None:
       return samples
@@ -87,7 +89,10 @@ def read(
     raise ValueError(getattr(e, "error_string", str(e))) from None
   if not wanted or len(samples) != wanted:
     raise ValueError(f"holds {len(samples)} samples where {wanted} belong")
-  return samples
+  if out is None:
+    return samples
+  out[:wanted] = samples
+  return out[:wanted]
 
 
 def _crop(num_samples, max_samples, position):
@@ -99,7 +104,7 @@ def _crop(num_samples, max_samples, position):
   return start, max_samples
 
 
-def _read_frames(audio, sample_rate_hz, expected, max_samples, position):
+def _read_frames(audio, sample_rate_hz, expected, max_samples, position, out):
   """The crop through dr_flac; None if the file is unusual or broken.
 
   dr_flac passes over a frame whose checksum is wrong, without a word, and goes
@@ -141,7 +146,8 @@ def _read_frames(audio, sample_rate_hz, expected, max_samples, position):
 
   head = start - frame * block
   tail = min(end_frame * block, num_samples) - (start + length)
-  samples = np.empty(head + length + tail, np.int16)
+  samples = np.empty(length, np.int16) if out is None else out[:length]
+  unwanted = np.empty(max(head, tail), np.int16)
   # STREAMINFO as the only block of metadata, then the frames.
   part = b"".join(
     (
@@ -153,14 +159,14 @@ def _read_frames(audio, sample_rate_hz, expected, max_samples, position):
   stream = _open(part, len(part), miniaudio.ffi.NULL)
   if not stream:
     return None
+  num_read = 0
   try:
-    buffer = miniaudio.ffi.from_buffer("short[]", samples)
-    num_read = _read(stream, len(samples), buffer)
+    for size, buffer in ((head, unwanted), (length, samples), (tail, unwanted)):
+      pointer = miniaudio.ffi.from_buffer("short[]", buffer)
+      num_read += _read(stream, size, pointer)
   finally:
     _close(stream)
-  if num_read != len(samples):
-    return None
-  return samples[head : head + length]
+  return samples if num_read == head + length + tail else None
 
 
 def _first_frame(audio):

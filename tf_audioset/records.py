@@ -44,7 +44,8 @@ _FORMAT_VERSION = 2
 # A TFRecord is its length (8 bytes), a checksum of that (4), the record, and a
 # checksum of it (4).
 _RECORD_OVERHEAD_BYTES = 16
-# Read at once from a file: most records fit (a FLAC clip of 10 s is 215 kB).
+# Read at once from a bucket, where each request counts: most records fit (a
+# FLAC clip of 10 s is 215 kB). From a disk, without a buffer and its copy.
 _READ_BYTES = 1 << 18
 
 
@@ -287,6 +288,8 @@ def _decode_pcm16(batch, positions, crop_samples):
 def _decode_flac(ids, audio, num_samples, positions, *, crop_samples, decoder):
   """Reads the crops of FLAC files in memory; runs outside the graph."""
   crops = []
+  if crop_samples is not None:
+    waveforms = _aligned([len(ids), crop_samples])
   for i, clip_id in enumerate(ids):
     try:
       crops.append(
@@ -297,17 +300,19 @@ def _decode_flac(ids, audio, num_samples, positions, *, crop_samples, decoder):
           max_samples=crop_samples,
           position=None if positions[i] < 0 else float(positions[i]),
           decoder=decoder,
+          out=None if crop_samples is None else waveforms[i],
         )
       )
     except ValueError as e:
       name = clip_id.decode() or "(a record without an id)"
       raise ValueError(f"clip {name}: cannot be decoded: {e}") from None
   lengths = np.array([len(crop) for crop in crops], np.int64)
-  longest = lengths.max() if crop_samples is None else crop_samples
-  waveforms = _aligned([len(crops), longest])
-  for row, crop in zip(waveforms, crops):
-    row[: len(crop)] = crop
-    row[len(crop) :] = 0
+  if crop_samples is None:
+    waveforms = _aligned([len(crops), lengths.max()])
+    for row, crop in zip(waveforms, crops):
+      row[: len(crop)] = crop
+  for row, length in zip(waveforms, lengths):
+    row[length:] = 0
   return waveforms, lengths
 
 
@@ -486,6 +491,11 @@ class Split:
     """
     return self.codec != "pcm16"
 
+  @property
+  def is_remote(self) -> bool:
+    """Whether the shards are in a bucket."""
+    return "://" in self.files[0]
+
   def digest(self) -> str:
     """SHA-256, hexadecimal, of what the clips are and where they are stored."""
     digest = hashlib.sha256(f"{self.num_clips} {self.ids_sha256}".encode())
@@ -539,12 +549,15 @@ class Split:
     )
 
 
-def read_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+def read_record(
+  file: tf.Tensor, offset: tf.Tensor, *, is_remote: bool
+) -> tf.Tensor:
   """Reads one record of an uncompressed shard; to be used in `Dataset.map`.
 
   Args:
     file: string scalar.
     offset: int64 scalar, bytes before the record.
+    is_remote: Whether it is in a bucket, see `Split.is_remote`.
 
   Returns:
     The serialized record, string scalar. When run, a broken record raises
@@ -554,7 +567,7 @@ def read_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
   here = tf.raw_ops.TFRecordDatasetV2(
     filenames=file[tf.newaxis],
     compression_type="",
-    buffer_size=_READ_BYTES,
+    buffer_size=_READ_BYTES if is_remote else 0,
     byte_offsets=offset[tf.newaxis],
   )
   return tf.raw_ops.DatasetToSingleElement(
