@@ -300,6 +300,42 @@ def test_the_size_of_the_batch_changes_nothing_else(folder, batch_size):
     )
 
 
+@pytest.mark.parametrize("codec", ["flac", "pcm16"])
+def test_damage_of_a_shard_is_an_error_and_never_another_clip(tmp_path, codec):
+  toy.write_dataset(
+    tmp_path, num_train=6, num_samples=2000, num_shards=1, codec=codec
+  )
+  split = records.find_split(str(tmp_path), "train")
+  dataset = data.Pipeline(crop_seconds=0.1).centre_crops(
+    split, num_classes=3, batch_size=6
+  )
+  (expected,) = dataset.as_numpy_iterator()
+  shard = tmp_path / "train-00000-of-00001.tfrecord"
+  content = shard.read_bytes()
+  rng = np.random.default_rng(0)
+  for i in range(100):  # And as many with the other codec.
+    place = int(rng.integers(len(content)))
+    damaged = bytearray(content)
+    if i % 4 == 0:
+      damaged = damaged[:place]
+    elif i % 4 == 1:
+      damaged[place : place + 100] = bytes(len(damaged[place : place + 100]))
+    else:
+      damaged[place] ^= 1 << int(rng.integers(8))
+    shard.write_bytes(damaged)
+    try:
+      (found,) = dataset.as_numpy_iterator()
+    except tf.errors.OpError as e:
+      assert e.message
+    else:
+      assert damaged == content
+      for part, wanted in zip(found, expected):
+        np.testing.assert_array_equal(part, wanted)
+  shard.unlink()
+  with pytest.raises(tf.errors.NotFoundError, match=shard.name):
+    list(dataset)
+
+
 @pytest.mark.parametrize("length", [1, 3, 10, 11, 25])
 def test_pad_equals_numpy(length):
   waveform = np.arange(1, length + 1, dtype=np.int16)[np.newaxis]
