@@ -22,6 +22,10 @@ setup(
   install_requires=[
     "absl-py>=1.4",
     "gin-config>=0.5,<0.6",
+    # Its module opens FLAC in memory with dr_flac. Newer wheels than 1.61 are
+    # not made for Python 3.9.
+    "miniaudio>=1.61",
+    "miniaudio<1.70; python_version < '3.10'",
     "msgpack>=1.0",
     # TensorFlow 2.15 is built against NumPy 1.
     "numpy>=1.23.5,<2",

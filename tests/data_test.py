@@ -221,6 +221,121 @@ def test_full_clips_are_whole_and_padded_only_when_short(folder):
       np.testing.assert_array_equal(by_id[f"eval{i}".encode()], expected)
 
 
+def _ops(dataset):
+  """Types of all ops that make a dataset, in its functions as well."""
+  graph = tf.compat.v1.GraphDef.FromString(
+    dataset._as_serialized_graph().numpy()
+  )
+  nodes = [*graph.node]
+  for function in graph.library.function:
+    nodes.extend(function.node_def)
+  return {node.op for node in nodes}
+
+
+@pytest.mark.parametrize("codec", ["flac", "pcm16"])
+def test_only_flac_needs_python(tmp_path, codec):
+  # A TPU's host in another machine cannot call Python of this process.
+  toy.write_dataset(tmp_path, codec=codec)
+  split = records.find_split(str(tmp_path), "train")
+  assert split.needs_python == (codec == "flac")
+  assert split.part(0, 100).needs_python == split.needs_python
+  pipeline = data.Pipeline(crop_seconds=0.5)
+  for dataset in (
+    pipeline.training(split, num_classes=3, batch_size=8, seed=1),
+    pipeline.centre_crops(split, num_classes=3, batch_size=8),
+    data.full_clips(
+      split, num_classes=3, batch_size=4, min_samples=1, padding="zero"
+    ),
+  ):
+    ops = _ops(dataset)
+    assert "ParseExampleV2" in ops or "ParseSingleExample" in ops
+    python = {op for op in ops if "PyFunc" in op}
+    assert bool(python) == split.needs_python, python
+    assert not {op for op in ops if op.startswith("IO>")}
+
+
+def test_both_codecs_give_the_same_stream(folder, tmp_path):
+  toy.write_dataset(tmp_path, codec="pcm16")
+  flac = _training(records.find_split(folder, "train"), 5, batch_size=7)
+  pcm16 = _training(records.find_split(str(tmp_path), "train"), 5, batch_size=7)
+  for (w1, t1), (w2, t2) in zip(flac, pcm16):
+    np.testing.assert_array_equal(w1, w2)
+    np.testing.assert_array_equal(t1, t2)
+
+
+@pytest.mark.parametrize("codec", ["flac", "pcm16"])
+@pytest.mark.parametrize("padding", data.PADDINGS)
+def test_short_clips_are_filled_each_from_itself(tmp_path, codec, padding):
+  lengths = [1, 700, 2399, 2400, 2401, 4800, 8000, 9000]
+  toy.write_dataset(tmp_path, num_train=8, num_samples=lengths, codec=codec)
+  split = records.find_split(str(tmp_path), "train")
+  batches = data.Pipeline(crop_seconds=0.3, padding=padding).centre_crops(
+    split, num_classes=3, batch_size=8
+  )
+  (index, waveforms, _), *rest = batches.as_numpy_iterator()
+  assert not rest and waveforms.shape == (8, 4800)
+  # In file order: three shards, each with every third clip.
+  order = [0, 3, 6, 1, 4, 7, 2, 5]
+  for i, waveform in zip(index, waveforms):
+    clip = toy.clip(order[i], lengths[order[i]])[0]
+    room = max(len(clip) - 4800, 0)
+    expected = clip[room // 2 :][:4800]
+    if padding == "repeat":
+      expected = np.resize(expected, 4800)  # NumPy's resize repeats.
+    else:
+      expected = np.pad(expected, (0, 4800 - len(expected)))
+    np.testing.assert_array_equal(waveform, expected)
+
+
+@pytest.mark.parametrize("batch_size", [64, 67, 96, 128])
+def test_the_size_of_the_batch_changes_nothing_else(folder, batch_size):
+  # Sizes that are decoded in one group, in many, in groups of one.
+  split = records.find_split(folder, "train")
+  whole = np.concatenate([w for w, _ in _training(split, 32)])
+  batches = _training(split, 2, batch_size=batch_size)
+  for i, (waveforms, targets) in enumerate(batches):
+    assert targets.shape == (batch_size, 3)
+    np.testing.assert_array_equal(
+      waveforms, whole[i * batch_size : (i + 1) * batch_size]
+    )
+
+
+@pytest.mark.parametrize("codec", ["flac", "pcm16"])
+def test_damage_of_a_shard_is_an_error_and_never_another_clip(tmp_path, codec):
+  toy.write_dataset(
+    tmp_path, num_train=6, num_samples=2000, num_shards=1, codec=codec
+  )
+  split = records.find_split(str(tmp_path), "train")
+  dataset = data.Pipeline(crop_seconds=0.1).centre_crops(
+    split, num_classes=3, batch_size=6
+  )
+  (expected,) = dataset.as_numpy_iterator()
+  shard = tmp_path / "train-00000-of-00001.tfrecord"
+  content = shard.read_bytes()
+  rng = np.random.default_rng(0)
+  for i in range(100):  # And as many with the other codec.
+    place = int(rng.integers(len(content)))
+    damaged = bytearray(content)
+    if i % 4 == 0:
+      damaged = damaged[:place]
+    elif i % 4 == 1:
+      damaged[place : place + 100] = bytes(len(damaged[place : place + 100]))
+    else:
+      damaged[place] ^= 1 << int(rng.integers(8))
+    shard.write_bytes(damaged)
+    try:
+      (found,) = dataset.as_numpy_iterator()
+    except tf.errors.OpError as e:
+      assert e.message
+    else:
+      assert damaged == content
+      for part, wanted in zip(found, expected):
+        np.testing.assert_array_equal(part, wanted)
+  shard.unlink()
+  with pytest.raises(tf.errors.NotFoundError, match=shard.name):
+    list(dataset)
+
+
 @pytest.mark.parametrize("length", [1, 3, 10, 11, 25])
 def test_pad_equals_numpy(length):
   waveform = np.arange(1, length + 1, dtype=np.int16)[np.newaxis]

@@ -2,6 +2,7 @@
 """Records, ours and audax's, against soundfile and slices."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import soundfile
 import tensorflow as tf
 
 from tests import toy
+from tf_audioset import audio as audio_lib
 from tf_audioset import records
 
 _SAMPLES = np.random.default_rng(0).integers(-9000, 9000, 5000).astype(np.int16)
 
 
-def _decode(codec, decoder="soundfile", crop_samples=None, position=None):
+def _decode(codec, decoder, crop_samples=None, position=None):
   record = records.parse_example(
     records.serialize_example("clip", _SAMPLES, [2, 0], codec)
   )
@@ -23,7 +25,12 @@ def _decode(codec, decoder="soundfile", crop_samples=None, position=None):
   ).numpy()
 
 
-_PATHS = [("flac", "soundfile"), ("flac", "tfio"), ("pcm16", "soundfile")]
+_PATHS = [
+  ("flac", "miniaudio"),
+  ("flac", "soundfile"),
+  ("flac", "tfio"),
+  ("pcm16", "miniaudio"),
+]
 
 
 @pytest.mark.parametrize(("codec", "decoder"), _PATHS)
@@ -71,6 +78,22 @@ def test_labels_become_a_multi_hot_vector():
     records.labels_to_multi_hot(record["labels"], 2)
 
 
+def test_a_label_out_of_range_names_the_clip():
+  serialized = [
+    records.serialize_example(f"clip{i}", _SAMPLES, labels)
+    for i, labels in enumerate([[], [2, 2], [1, 3], [0]])
+  ]
+  batch = records.parse_examples(tf.constant(serialized))
+  hot = records.labels_to_multi_hot(batch["labels"], 4, batch["id"])
+  np.testing.assert_array_equal(
+    hot, [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1], [1, 0, 0, 0]]
+  )
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match=r"clip clip2: .*not in 0 ... 2: 3"
+  ):
+    records.labels_to_multi_hot(batch["labels"], 3, batch["id"])
+
+
 def _flac(samples, rate_hz=16000):
   buffer = io.BytesIO()
   soundfile.write(buffer, samples, rate_hz, "PCM_16", format="FLAC")
@@ -99,6 +122,44 @@ def test_a_broken_clip_is_named(audio, message):
     decode()
 
 
+@pytest.mark.parametrize(
+  ("stored", "said", "message"),
+  [
+    ("flac", "pcm16", "said to be pcm16.*flac"),
+    ("pcm16", "flac", "said to be flac.*pcm16"),
+  ],
+)
+def test_a_record_of_another_codec_is_an_error(stored, said, message):
+  record = records.parse_example(
+    records.serialize_example("other9", _SAMPLES, [0], stored)
+  )
+
+  @tf.function
+  def decode():
+    return records.decode_waveform(
+      record, crop_samples=None, position=None, codec=said
+    )
+
+  with pytest.raises(tf.errors.InvalidArgumentError, match="other9") as error:
+    decode()
+  assert re.search(message, str(error.value), re.DOTALL)
+
+
+@pytest.mark.parametrize("codec", ["flac", "pcm16"])
+def test_another_length_than_the_record_says_is_an_error(codec):
+  audio = audio_lib.encode(_SAMPLES[:-1], 16000, codec)
+  record = records.parse_example(
+    records.serialize_encoded("short4", audio, 5000, [0], codec)
+  )
+
+  @tf.function
+  def decode():
+    return records.decode_waveform(record, crop_samples=99, position=None)
+
+  with pytest.raises(tf.errors.InvalidArgumentError, match="short4"):
+    decode()
+
+
 def _write_audax(folder, compression):
   """As audax's script does, in its feature names."""
   for shard in range(2):
@@ -116,6 +177,11 @@ def _write_audax(folder, compression):
       }
       features = tf.train.Features(feature=feature)
       writer.write(tf.train.Example(features=features).SerializeToString())
+
+
+def test_an_unknown_decoder_is_refused():
+  with pytest.raises(ValueError, match="'ffmpeg'.*'miniaudio'"):
+    _decode("flac", "ffmpeg")
 
 
 @pytest.mark.parametrize("compression", ["", "ZLIB"])

@@ -42,24 +42,31 @@ def write_dataset(
   num_samples=16000,
   num_shards=3,
   broken="",
+  codec="flac",
 ) -> None:
   """Writes records as tools/make_tfrecords.py would.
 
-  `broken` is the id of a training clip whose audio is no FLAC file.
+  `broken` is the id of a training clip whose audio is no FLAC file;
+  num_samples may be a list, of each training clip.
   """
   splits = {}
   for split, num_clips in (("train", num_train), ("eval", num_eval)):
     shards = []
     index = records.IndexBuilder()
+    total_samples = 0
     for shard in range(num_shards):
       name = f"{split}-{shard:05}-of-{num_shards:05}.tfrecord"
       members = range(shard, num_clips, num_shards)
       index.next_shard()
       with tf.io.TFRecordWriter(str(folder / name)) as writer:
         for i in members:
-          samples, present = clip(i + 1000 * (split == "eval"), num_samples)
+          length = num_samples
+          if not isinstance(length, int):
+            length = num_samples[i % len(num_samples)]
+          samples, present = clip(i + 1000 * (split == "eval"), length)
+          total_samples += length
           clip_id = f"{split}{i}"
-          record = records.serialize_example(clip_id, samples, present)
+          record = records.serialize_example(clip_id, samples, present, codec)
           if clip_id == broken:
             record = records.serialize_encoded(clip_id, b"?", 1, [0], "flac")
           writer.write(record)
@@ -74,7 +81,7 @@ def write_dataset(
     index.build().write(str(folder / f"{split}.index.npz"))
     splits[split] = records.SplitInfo(
       num_clips=num_clips,
-      total_seconds=num_clips * num_samples / 16000,
+      total_seconds=total_samples / 16000,
       shards=shards,
       ids_sha256="",
       index=f"{split}.index.npz",
@@ -84,7 +91,7 @@ def write_dataset(
     records.DatasetInfo(
       sample_rate_hz=16000,
       clip_seconds=10.0,
-      codec="flac",
+      codec=codec,
       classes=labels.ClassList.from_names(NAMES),
       splits=splits,
     ),

@@ -20,6 +20,8 @@ PADDINGS = ("repeat", "zero")
 _OPEN_SHARDS = 16
 # Records on their way at the same time: a bucket answers slowly, but many.
 _PARALLEL_READS = 64
+# Clips that are decoded in one call: its cost vanishes, their memory is small.
+_GROUP = 64
 # The end of an endless stream.
 _FOREVER = 1 << 62
 
@@ -62,7 +64,7 @@ class Pipeline:
     crop_seconds: float = 5.0,
     padding: str = "repeat",
     shuffle_clips: int = 2048,
-    decoder: str = "soundfile",
+    decoder: str = records.DECODERS[0],
   ):
     """Sets what is the same for all splits.
 
@@ -71,7 +73,8 @@ class Pipeline:
       padding: What clips shorter than that are filled with, see `pad`.
       shuffle_clips: Only for compressed shards, which have no index: clips held
         in memory to draw from (215 kB each as FLAC).
-      decoder: "soundfile", or "tfio" (in the graph, slower).
+      decoder: Of FLAC: "miniaudio", "soundfile" (the same samples, slower) or
+        "tfio" (in the graph, slowest).
 
     Raises:
       ValueError: If a value is not among those allowed.
@@ -120,27 +123,24 @@ class Pipeline:
     """
     seed = tf.constant(seed, tf.int64)
 
-    def example(position, serialized):
-      where = randomness.uniform([], tf.stack([seed, position]))
-      waveform, targets, _ = self._decode(serialized, num_classes, where)
-      return waveform, targets
+    def place(position):
+      return randomness.uniform([], tf.stack([seed, position]))
 
     first_position = first_step * batch_size
     if split.index is None:
       stream = self._shuffled_records(split, seed, first_position)
       stream, replicas = _share(stream, context)
+      stream = stream.map(lambda position, clip: (place(position), clip))
     else:
-      read = split.reader()
       positions = tf.data.Dataset.range(first_position, _FOREVER)
       positions, replicas = _share(positions, context)
-      stream = positions.map(
-        lambda p: (p, read(clip_at(p, split.num_clips, seed))),
-        num_parallel_calls=_PARALLEL_READS,
+      stream = _read(
+        split, positions, lambda p: clip_at(p, split.num_clips, seed), place
       )
-    return (
-      stream.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-      .batch(batch_size // replicas, drop_remainder=True)
-      .prefetch(tf.data.AUTOTUNE)
+    return _in_groups(
+      stream,
+      lambda place, clips: self._decode(clips, split, num_classes, place),
+      batch_size // replicas,
     )
 
   def training_ids(
@@ -149,13 +149,13 @@ class Pipeline:
     """The ids of the clips of one step of `training`; empty if not known."""
     if split.index is None:
       return []
-    read = split.reader()
     first = step * batch_size
-    ids = (
-      tf.data.Dataset.range(first, first + batch_size)
-      .map(lambda p: read(clip_at(p, split.num_clips, seed)))
-      .map(lambda serialized: records.parse_example(serialized)["id"])
+    clips = _read(
+      split,
+      tf.data.Dataset.range(first, first + batch_size),
+      lambda p: clip_at(p, split.num_clips, seed),
     )
+    ids = clips.map(lambda _, clip: records.parse_example(clip)["id"])
     return [clip_id.decode() for clip_id in ids.as_numpy_iterator()]
 
   def centre_crops(
@@ -180,18 +180,14 @@ class Pipeline:
       is -1 in the rows that only fill up the last batch.
     """
 
-    def example(position, serialized):
-      waveform, targets, _ = self._decode(serialized, num_classes, None)
+    def examples(position, clips):
+      waveforms, targets = self._decode(clips, split, num_classes, None)
       is_real = position < split.num_clips
-      return tf.where(is_real, position, -1), waveform, targets
+      return tf.where(is_real, position, -1), waveforms, targets
 
     num_positions = -(-split.num_clips // batch_size) * batch_size
     clips, replicas = _numbered(split, num_positions, context)
-    return (
-      clips.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-      .batch(batch_size // replicas, drop_remainder=True)
-      .prefetch(tf.data.AUTOTUNE)
-    )
+    return _in_groups(clips, examples, batch_size // replicas)
 
   def _shuffled_records(self, split, seed, first_position):
     """The training stream of shards without an index: read, shuffled, skipped.
@@ -225,22 +221,22 @@ class Pipeline:
 
     return tf.data.Dataset.range(first_epoch, _FOREVER).flat_map(one_epoch)
 
-  def _decode(self, serialized, num_classes, position):
-    """Record to (int16 [crop_samples], float32 [num_classes], id)."""
-    record = records.parse_example(serialized)
-    waveform = records.decode_waveform(
-      record,
+  def _decode(self, serialized, split, num_classes, positions):
+    """Records to (int16 [b, crop_samples], float32 [b, num_classes])."""
+    batch = records.parse_examples(serialized)
+    waveforms, lengths = records.decode_waveforms(
+      batch,
       crop_samples=self.crop_samples,
-      position=position,
+      positions=positions,
+      codec=split.codec,
       decoder=self._decoder,
     )
-    waveform = pad(waveform, self.crop_samples, self.padding)
-    targets = records.labels_to_multi_hot(record["labels"], num_classes)
-    return (
-      tf.ensure_shape(waveform, [self.crop_samples]),
-      targets,
-      record["id"],
+    if self.padding == "repeat":
+      waveforms = _repeat(waveforms, lengths)
+    targets = records.labels_to_multi_hot(
+      batch["labels"], num_classes, batch["id"]
     )
+    return waveforms, targets
 
 
 def full_clips(
@@ -270,9 +266,13 @@ def full_clips(
 
   def example(serialized):
     record = records.parse_example(serialized)
-    waveform = records.decode_waveform(record, crop_samples=None, position=None)
+    waveform = records.decode_waveform(
+      record, crop_samples=None, position=None, codec=split.codec
+    )
     waveform = pad(waveform, min_samples, padding)
-    targets = records.labels_to_multi_hot(record["labels"], num_classes)
+    targets = records.labels_to_multi_hot(
+      record["labels"], num_classes, record["id"]
+    )
     return record["id"], waveform, targets
 
   clips, _ = _numbered(split, split.num_clips)
@@ -290,23 +290,90 @@ def full_clips(
   )
 
 
-def clip_at(position: tf.Tensor, num_clips: int, seed: tf.Tensor) -> tf.Tensor:
-  """The clip at a position of the training stream: a permutation an epoch.
+def clip_at(positions: tf.Tensor, num_clips: int, seed: tf.Tensor) -> tf.Tensor:
+  """The clips at positions of the training stream: a permutation an epoch.
 
   Args:
-    position: int64 scalar, at least 0.
+    positions: int64 [n], at least 0.
     num_clips: In an epoch.
     seed: Integer.
 
   Returns:
-    int64 scalar in 0 ... num_clips - 1.
+    int64 [n] in 0 ... num_clips - 1.
   """
-  epoch = position // num_clips
-  # Hashed, so that neighbouring seeds and epochs share nothing.
-  epoch_seed = randomness.bits([2], tf.stack([tf.cast(seed, tf.int64), epoch]))
-  return tf.random.experimental.index_shuffle(
-    position % num_clips, epoch_seed, num_clips - 1
+  epochs, which = tf.unique(positions // num_clips)
+
+  def in_epoch(epoch):
+    # Hashed, so that neighbouring seeds and epochs share nothing.
+    pair = tf.stack([tf.cast(seed, tf.int64), epoch])
+    return tf.random.experimental.index_shuffle(
+      positions % num_clips, randomness.bits([2], pair), num_clips - 1
+    )
+
+  # One row for each epoch that these positions lie in: one or two as a rule.
+  clips = tf.map_fn(in_epoch, epochs)
+  rows = tf.cast(which, tf.int64)
+  return tf.gather_nd(
+    clips, tf.stack([rows, tf.range(tf.size(rows, tf.int64))], 1)
   )
+
+
+def _repeat(waveforms, lengths):
+  """`pad` of the rows of a batch, each of its own length."""
+  width = waveforms.shape[1]
+
+  def repeated():
+    places = tf.range(width, dtype=tf.int64) % lengths[:, tf.newaxis]
+    return tf.gather(waveforms, places, batch_dims=1)
+
+  return tf.cond(tf.reduce_all(lengths == width), lambda: waveforms, repeated)
+
+
+def _read(split, positions, number, first=lambda position: position):
+  """Reads the records of an indexed split.
+
+  Args:
+    split: The clips.
+    positions: Dataset of int64 scalars.
+    number: int64 [n] positions -> int64 [n], the records there.
+    first: What is wanted of a position.
+
+  Returns:
+    Dataset of (first(position), serialized record).
+  """
+  locate = split.locator()
+  # What can be computed for many at once costs a fraction.
+  return (
+    positions.batch(_GROUP)
+    .map(lambda p: (p, *locate(number(p))))
+    .unbatch()
+    .map(
+      lambda p, file, offset: (
+        first(p),
+        records.read_record(file, offset, is_remote=split.is_remote),
+      ),
+      num_parallel_calls=_PARALLEL_READS,
+    )
+  )
+
+
+def _in_groups(clips, decode, batch_size):
+  """Batches of what `decode` makes, in parallel, of groups of the clips."""
+  group = max(n for n in range(1, _GROUP + 1) if batch_size % n == 0)
+  batches = clips.batch(group, drop_remainder=True).map(
+    decode, num_parallel_calls=tf.data.AUTOTUNE
+  )
+  if group < batch_size:
+    batches = batches.batch(batch_size // group, drop_remainder=True).map(
+      lambda *parts: tuple(
+        tf.reshape(part, [batch_size, *part.shape[2:]]) for part in parts
+      )
+    )
+  return batches.map(
+    lambda *parts: tuple(
+      tf.ensure_shape(part, [batch_size, *part.shape[1:]]) for part in parts
+    )
+  ).prefetch(tf.data.AUTOTUNE)
 
 
 def _numbered(split, num_positions, context=None):
@@ -319,15 +386,8 @@ def _numbered(split, num_positions, context=None):
   if split.index is None:
     clips = tf.data.TFRecordDataset(split.files, split.compression).repeat()
     return _share(tf.data.Dataset.zip((positions, clips)), context)
-  read = split.reader()
   positions, replicas = _share(positions, context)
-  return (
-    positions.map(
-      lambda p: (p, read(p % split.num_clips)),
-      num_parallel_calls=_PARALLEL_READS,
-    ),
-    replicas,
-  )
+  return _read(split, positions, lambda p: p % split.num_clips), replicas
 
 
 def _share(dataset, context):

@@ -20,6 +20,7 @@ that any record can be read without those before it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -27,14 +28,15 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-import soundfile
 import tensorflow as tf
 
 from tf_audioset import audio as audio_lib
+from tf_audioset import flac
 from tf_audioset import labels as labels_lib
 
 SAMPLE_RATE_HZ = 16000
 INFO_FILE = "dataset_info.json"
+DECODERS = (*flac.DECODERS, "tfio")  # Of FLAC; the first is the default.
 # Parts of a split are chosen by per cent of the ids' hash.
 NUM_BUCKETS = 100
 _FORMAT_VERSION = 2
@@ -42,7 +44,8 @@ _FORMAT_VERSION = 2
 # A TFRecord is its length (8 bytes), a checksum of that (4), the record, and a
 # checksum of it (4).
 _RECORD_OVERHEAD_BYTES = 16
-# Read at once from a file: most records fit (a FLAC clip of 10 s is 215 kB).
+# Read at once from a bucket, where each request counts: most records fit (a
+# FLAC clip of 10 s is 215 kB). From a disk, without a buffer and its copy.
 _READ_BYTES = 1 << 18
 
 
@@ -89,28 +92,99 @@ def serialize_encoded(
   return example.SerializeToString(deterministic=True)
 
 
-def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-  """A serialized record, ours or audax's, to its parts.
+def parse_examples(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+  """Serialized records, ours or audax's, to their parts.
 
   Args:
-    serialized: string scalar.
+    serialized: string [batch].
 
   Returns:
-    "id" (string scalar, empty in audax's records), "audio" (string scalar),
-    "labels" (int64 [n]), "codec" (string scalar).
+    "id" (string [batch], empty in audax's records), "audio" (string [batch]),
+    "labels" (int64 [batch, ragged]), "codec" (string [batch]), "num_samples"
+    (int64 [batch], -1 in audax's records).
   """
-  parsed = tf.io.parse_single_example(
+  parsed = tf.io.parse_example(
     serialized,
     {
       "id": tf.io.FixedLenFeature([], tf.string, ""),
       "audio": tf.io.FixedLenFeature([], tf.string),
-      "labels": tf.io.VarLenFeature(tf.int64),
-      "label": tf.io.VarLenFeature(tf.int64),
+      "labels": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
+      "label": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
       "codec": tf.io.FixedLenFeature([], tf.string, "flac"),
+      "num_samples": tf.io.FixedLenFeature([], tf.int64, -1),
     },
   )
-  ours, audaxs = parsed.pop("labels").values, parsed.pop("label").values
-  return dict(parsed, labels=tf.concat([ours, audaxs], 0))
+  ours, audaxs = parsed.pop("labels"), parsed.pop("label")
+  return dict(parsed, labels=tf.concat([ours, audaxs], 1))
+
+
+def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+  """`parse_examples` of one record, a string scalar, without the batch."""
+  batch = parse_examples(tf.expand_dims(serialized, 0))
+  return {name: part[0] for name, part in batch.items()}
+
+
+def decode_waveforms(
+  batch: dict[str, tf.Tensor],
+  *,
+  crop_samples: int | None,
+  positions: tf.Tensor | None,
+  codec: str,
+  decoder: str = DECODERS[0],
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Decodes a crop of each clip, and no more of it than needed.
+
+  Args:
+    batch: From `parse_examples`.
+    crop_samples: Length of the crops; a shorter clip, or None, gives the whole.
+    positions: float32 [batch] in [0, 1), where each crop lies between the
+      beginning and the end of its clip; None for the exact middle.
+    codec: "flac" or "pcm16", of all clips. With "pcm16" the graph has
+      TensorFlow's own ops only.
+    decoder: Of FLAC: "miniaudio" or "soundfile", see `flac.read`, or "tfio"
+      (tensorflow-io, in the graph, decodes whole clips).
+
+  Returns:
+    int16 [batch, crop_samples], or as long as the longest clip, with zeros
+    behind the shorter; int64 [batch], the lengths without those.
+
+  Raises:
+    ValueError: If the decoder or codec is unknown. When run, a broken clip or
+      one of another codec raises `tf.errors.OpError` with its id and why.
+  """
+  if codec not in audio_lib.CODECS:
+    raise ValueError(f"codec {codec!r}: allowed are {audio_lib.CODECS}.")
+  if decoder not in DECODERS:
+    raise ValueError(
+      f"Pipeline.decoder is {decoder!r}; allowed are {DECODERS}."
+    )
+  checks = _check_clips(
+    batch["codec"] == codec,
+    batch["id"],
+    f"cannot be decoded: the data was said to be {codec}, its codec is ",
+    batch["codec"],
+  )
+  with tf.control_dependencies(checks):
+    batch = dict(batch, audio=tf.identity(batch["audio"]))
+  if positions is None:
+    positions = tf.fill(tf.shape(batch["id"]), -1.0)
+  if codec == "pcm16":
+    waveforms, lengths = _decode_pcm16(batch, positions, crop_samples)
+  elif decoder == "tfio":
+    waveforms, lengths = _decode_flac_in_graph(batch, positions, crop_samples)
+  else:
+    waveforms, lengths = tf.numpy_function(
+      functools.partial(
+        _decode_flac, crop_samples=crop_samples, decoder=decoder
+      ),
+      [batch["id"], batch["audio"], batch["num_samples"], positions],
+      [tf.int16, tf.int64],
+      stateful=False,
+    )
+  return (
+    tf.ensure_shape(waveforms, [None, crop_samples]),
+    tf.ensure_shape(lengths, [None]),
+  )
 
 
 def decode_waveform(
@@ -118,117 +192,206 @@ def decode_waveform(
   *,
   crop_samples: int | None,
   position: tf.Tensor | None,
-  decoder: str = "soundfile",
+  codec: str = "",
+  decoder: str = DECODERS[0],
 ) -> tf.Tensor:
-  """Decodes a crop of a clip, and no more of it than needed.
+  """`decode_waveforms` of one clip, from `parse_example`.
 
   Args:
     record: From `parse_example`.
-    crop_samples: Length of the crop; a shorter clip, or None, gives the whole.
-    position: float32 scalar in [0, 1), where the crop lies between the
-      beginning and the end; None for the exact middle.
-    decoder: "soundfile" (libsndfile, seeks to the crop), or "tfio"
-      (tensorflow-io, in the graph, decodes the whole clip).
+    crop_samples: As there.
+    position: float32 scalar, or None.
+    codec: If empty, the record says.
+    decoder: As there.
 
   Returns:
     int16 [min(num_samples, crop_samples)].
 
   Raises:
-    ValueError: If the decoder is unknown. When run, a broken clip raises
-      `tf.errors.OpError` with its id and the reason.
+    ValueError: As there.
   """
-  if decoder not in ("soundfile", "tfio"):
-    raise ValueError(
-      f"Pipeline.decoder is {decoder!r}; allowed are 'soundfile' and 'tfio'."
+  batch = {
+    name: record[name][tf.newaxis]
+    for name in ("id", "audio", "codec", "num_samples")
+  }
+
+  def decode(codec):
+    waveforms, lengths = decode_waveforms(
+      batch,
+      crop_samples=crop_samples,
+      positions=None if position is None else position[tf.newaxis],
+      codec=codec,
+      decoder=decoder,
     )
-  crop = tf.constant(-1 if crop_samples is None else crop_samples, tf.int64)
-  # -1 stands for the middle.
-  place = tf.constant(-1.0) if position is None else position
+    return waveforms[0, : lengths[0]]
 
-  def from_pcm16():
-    samples = tf.io.decode_raw(record["audio"], tf.int16)
-    return _slice(samples, crop, place)
-
-  def from_flac():
-    if decoder == "tfio":
-      return _slice(_decode_flac_in_graph(record), crop, place)
-    return tf.numpy_function(
-      _decode_flac,
-      [record["id"], record["audio"], crop, place],
-      tf.int16,
-      stateful=False,
-    )
-
-  waveform = tf.cond(record["codec"] == "pcm16", from_pcm16, from_flac)
-  return tf.ensure_shape(waveform, [None])
-
-
-def _slice(samples, crop, place):
-  """The graph's twin of the seek in `_decode_flac`."""
-  num_samples = tf.size(samples, tf.int64)
-  crop = tf.where(crop < 0, num_samples, tf.minimum(crop, num_samples))
-  room = num_samples - crop
-  # float64: the product must not round up to room + 1.
-  start = tf.where(
-    place < 0,
-    room // 2,
-    tf.cast(
-      tf.cast(place, tf.float64) * tf.cast(room + 1, tf.float64), tf.int64
-    ),
+  if codec:
+    return decode(codec)
+  return tf.cond(
+    record["codec"] == "pcm16", lambda: decode("pcm16"), lambda: decode("flac")
   )
-  return samples[start : start + crop]
 
 
-def _decode_flac(clip_id, audio, crop, place):
-  """Reads the crop of a FLAC file in memory; runs outside the graph."""
-  if not isinstance(audio, bytes):  # Executed eagerly: arrays of no dimension.
-    clip_id, audio = clip_id.item(), audio.item()
-  try:
-    with soundfile.SoundFile(io.BytesIO(audio)) as file:
-      if (file.samplerate, file.channels) != (SAMPLE_RATE_HZ, 1):
-        raise ValueError(
-          f"is {file.samplerate} Hz with {file.channels} channels, not "
-          f"{SAMPLE_RATE_HZ} Hz mono"
+def _check_clips(condition, ids, *reason):
+  """Assertion for every clip; the first that fails is named with the reason.
+
+  Args:
+    condition: bool [batch].
+    ids: string [batch].
+    *reason: Strings, and string tensors [batch].
+
+  Returns:
+    A list for `tf.control_dependencies`.
+  """
+  first = tf.argmin(tf.cast(condition, tf.int32))
+  name = tf.where(ids[first] == "", "(a record without an id)", ids[first])
+  words = [word if isinstance(word, str) else word[first] for word in reason]
+  message = tf.strings.join(["clip ", name, ": ", *words])
+  check = tf.debugging.Assert(tf.reduce_all(condition), [message])
+  return [] if check is None else [check]
+
+
+def _crop(num_samples, positions, crop_samples):
+  """int64 [batch], the starts and lengths of crops; as `flac` does."""
+  if crop_samples is None:
+    return tf.zeros_like(num_samples), num_samples
+  lengths = tf.minimum(num_samples, crop_samples)
+  room = num_samples - lengths
+  # float64: the product must not round up to room + 1.
+  product = tf.cast(positions, tf.float64) * tf.cast(room + 1, tf.float64)
+  starts = tf.where(positions < 0, room // 2, tf.cast(product, tf.int64))
+  return starts, lengths
+
+
+def _decode_pcm16(batch, positions, crop_samples):
+  num_samples = batch["num_samples"]
+  num_bytes = tf.cast(tf.strings.length(batch["audio"], "BYTE"), tf.int64)
+  checks = _check_clips(
+    (num_bytes == 2 * num_samples) & (num_samples > 0),
+    batch["id"],
+    "cannot be decoded: ",
+    tf.strings.as_string(num_bytes),
+    " bytes where ",
+    tf.strings.as_string(num_samples),
+    " samples belong",
+  )
+  starts, lengths = _crop(num_samples, positions, crop_samples)
+  longest = tf.reduce_max(lengths) if crop_samples is None else crop_samples
+  with tf.control_dependencies(checks):
+    crops = tf.strings.substr(batch["audio"], 2 * starts, 2 * lengths)
+  waveforms = tf.io.decode_raw(
+    crops, tf.int16, fixed_length=tf.cast(2 * longest, tf.int32)
+  )
+  return waveforms, lengths
+
+
+def _decode_flac(ids, audio, num_samples, positions, *, crop_samples, decoder):
+  """Reads the crops of FLAC files in memory; runs outside the graph."""
+  crops = []
+  if crop_samples is not None:
+    waveforms = _aligned([len(ids), crop_samples])
+  for i, clip_id in enumerate(ids):
+    try:
+      crops.append(
+        flac.read(
+          audio[i],
+          sample_rate_hz=SAMPLE_RATE_HZ,
+          num_samples=None if num_samples[i] < 0 else int(num_samples[i]),
+          max_samples=crop_samples,
+          position=None if positions[i] < 0 else float(positions[i]),
+          decoder=decoder,
+          out=None if crop_samples is None else waveforms[i],
         )
-      wanted = file.frames if crop < 0 else min(int(crop), file.frames)
-      room = file.frames - wanted
-      start = room // 2 if place < 0 else int(float(place) * (room + 1))
-      file.seek(start)
-      samples = file.read(wanted, dtype="int16")
-      if not wanted or len(samples) != wanted:
-        raise ValueError(f"holds {len(samples)} samples where {wanted} belong")
-    return samples
-  except (soundfile.SoundFileError, ValueError) as e:
-    name = clip_id.decode() or "(a record without an id)"
-    reason = getattr(e, "error_string", e)  # libsndfile's own words.
-    raise ValueError(f"clip {name}: cannot be decoded: {reason}") from None
+      )
+    except ValueError as e:
+      name = clip_id.decode() or "(a record without an id)"
+      raise ValueError(f"clip {name}: cannot be decoded: {e}") from None
+  lengths = np.array([len(crop) for crop in crops], np.int64)
+  if crop_samples is None:
+    waveforms = _aligned([len(crops), lengths.max()])
+    for row, crop in zip(waveforms, crops):
+      row[: len(crop)] = crop
+  for row, length in zip(waveforms, lengths):
+    row[length:] = 0
+  return waveforms, lengths
 
 
-def _decode_flac_in_graph(record):
+def _aligned(shape):
+  """Uninitialised int16, at an address of which TensorFlow makes no copy."""
+  size = int(np.prod(shape))
+  memory = np.empty(size + 32, np.int16)
+  skipped = -memory.ctypes.data % 64 // 2
+  return memory[skipped : skipped + size].reshape(shape)
+
+
+def _decode_flac_in_graph(batch, positions, crop_samples):
   import tensorflow_io as tfio  # Slow to import, and needed only here.
 
-  samples = tfio.audio.decode_flac(record["audio"], dtype=tf.int16)
-  # It answers a broken file with an empty tensor and no error.
-  check = tf.debugging.assert_positive(
-    tf.size(samples), message="a clip cannot be decoded", summarize=0
-  )
-  with tf.control_dependencies([check] if check is not None else []):
-    return tf.reshape(samples, [-1])
-
-
-def labels_to_multi_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
-  """int64 [n] to float32 [num_classes]; an index out of range is an error."""
-  in_range = tf.reduce_all((labels >= 0) & (labels < num_classes))
-  check = tf.debugging.Assert(
-    in_range, [f"a label is not in 0 ... {num_classes - 1}:", labels]
-  )
-  with tf.control_dependencies([check] if check is not None else []):
-    return tf.reduce_max(
-      tf.concat(
-        [tf.one_hot(labels, num_classes), tf.zeros([1, num_classes])], 0
-      ),
-      axis=0,
+  def decode(clip):
+    clip_id, audio, expected, position = clip
+    samples = tf.reshape(tfio.audio.decode_flac(audio, dtype=tf.int16), [-1])
+    found = tf.size(samples, tf.int64)
+    # It answers a broken file with an empty tensor and no error.
+    checks = _check_clips(
+      [(found > 0) & ((found == expected) | (expected < 0))],
+      [clip_id],
+      "cannot be decoded",
     )
+    with tf.control_dependencies(checks):
+      start, length = _crop(found, position, crop_samples)
+    if crop_samples is None:
+      return samples, length  # Of a batch of one: they could not be stacked.
+    crop = samples[start : start + length]
+    return tf.pad(crop, [[0, crop_samples - length]]), length
+
+  return tf.map_fn(
+    decode,
+    (batch["id"], batch["audio"], batch["num_samples"], positions),
+    fn_output_signature=(
+      tf.TensorSpec([crop_samples], tf.int16),
+      tf.TensorSpec([], tf.int64),
+    ),
+  )
+
+
+def labels_to_multi_hot(
+  labels: tf.Tensor | tf.RaggedTensor,
+  num_classes: int,
+  ids: tf.Tensor | None = None,
+) -> tf.Tensor:
+  """Indices to float32 vectors; an index out of range is an error.
+
+  Args:
+    labels: int64 [n], of one clip, or ragged [batch, n].
+    num_classes: Width of the vectors.
+    ids: string scalar or [batch], for the error's message.
+
+  Returns:
+    float32 [num_classes] or [batch, num_classes], 1 where there is a label.
+  """
+  if not isinstance(labels, tf.RaggedTensor):
+    ragged = tf.RaggedTensor.from_row_lengths(labels, [tf.size(labels)])
+    ids = None if ids is None else ids[tf.newaxis]
+    return labels_to_multi_hot(ragged, num_classes, ids)[0]
+  num_clips, rows = labels.nrows(), labels.value_rowids()
+  if ids is None:
+    ids = tf.fill([num_clips], "")
+  least = tf.math.unsorted_segment_min(labels.values, rows, num_clips)
+  most = tf.math.unsorted_segment_max(labels.values, rows, num_clips)
+  # Where there is no label these are the ends of int64, in the wrong order.
+  checks = _check_clips(
+    (least > most) | ((least >= 0) & (most < num_classes)),
+    ids,
+    f"a label is not in 0 ... {num_classes - 1}: ",
+    tf.strings.as_string(tf.where(least < 0, least, most)),
+  )
+  with tf.control_dependencies(checks):
+    places = tf.stack([rows, labels.values], axis=1)
+  # A label that is there twice would be 2.
+  counts = tf.scatter_nd(
+    places, tf.ones_like(rows, tf.float32), [num_clips, num_classes]
+  )
+  return tf.minimum(counts, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,6 +481,20 @@ class Split:
   classes: labels_lib.ClassList | None  # None: not told by the folder.
   index: Index | None  # None: compressed, readable from the beginning only.
   ids_sha256: str = ""  # Of the sorted ids of all clips; empty: not known.
+  codec: str = "flac"  # Or "pcm16".
+
+  @property
+  def needs_python(self) -> bool:
+    """Whether reading the clips calls Python, or ops that are not TensorFlow's.
+
+    A host in another machine, as a TPU node or pod has, can do neither.
+    """
+    return self.codec != "pcm16"
+
+  @property
+  def is_remote(self) -> bool:
+    """Whether the shards are in a bucket."""
+    return "://" in self.files[0]
 
   def digest(self) -> str:
     """SHA-256, hexadecimal, of what the clips are and where they are stored."""
@@ -351,42 +528,58 @@ class Split:
       )
     return dataclasses.replace(self, num_clips=len(index), index=index)
 
-  def reader(self):
-    """A function from a record's number to the serialized record.
+  def locator(self):
+    """A function from records' numbers to where they are stored.
 
     Returns:
-      int64 scalar tensor in 0 ... num_clips - 1 -> string scalar tensor. To be
-      used inside a `Dataset.map`. When run, a broken record raises
-      `tf.errors.DataLossError`.
+      int64 [n] tensor, of 0 ... num_clips - 1 -> (string [n], int64 [n]): files
+      and offsets for `read_record`.
 
     Raises:
       ValueError: If there is no index.
     """
     if self.index is None:
       raise ValueError(f"{self.files[0]}: compressed shards have no index.")
+    # Outside of the function, which else would hold a copy of the index.
     files = tf.constant(self.files)
     shard, offset = map(tf.constant, (self.index.shard, self.index.offset))
+    return lambda numbers: (
+      tf.gather(files, tf.gather(shard, numbers)),
+      tf.gather(offset, numbers),
+    )
 
-    def read(number):
-      # The op behind TFRecordDataset; only it can begin inside a file.
-      here = tf.raw_ops.TFRecordDatasetV2(
-        filenames=files[shard[number], tf.newaxis],
-        compression_type="",
-        buffer_size=_READ_BYTES,
-        byte_offsets=offset[number, tf.newaxis],
-      )
-      return tf.raw_ops.DatasetToSingleElement(
-        dataset=tf.raw_ops.TakeDataset(
-          input_dataset=here,
-          count=1,
-          output_types=[tf.string],
-          output_shapes=[[]],
-        ),
-        output_types=[tf.string],
-        output_shapes=[[]],
-      )[0]
 
-    return read
+def read_record(
+  file: tf.Tensor, offset: tf.Tensor, *, is_remote: bool
+) -> tf.Tensor:
+  """Reads one record of an uncompressed shard; to be used in `Dataset.map`.
+
+  Args:
+    file: string scalar.
+    offset: int64 scalar, bytes before the record.
+    is_remote: Whether it is in a bucket, see `Split.is_remote`.
+
+  Returns:
+    The serialized record, string scalar. When run, a broken record raises
+    `tf.errors.DataLossError`.
+  """
+  # The op behind TFRecordDataset; only it can begin inside a file.
+  here = tf.raw_ops.TFRecordDatasetV2(
+    filenames=file[tf.newaxis],
+    compression_type="",
+    buffer_size=_READ_BYTES if is_remote else 0,
+    byte_offsets=offset[tf.newaxis],
+  )
+  return tf.raw_ops.DatasetToSingleElement(
+    dataset=tf.raw_ops.TakeDataset(
+      input_dataset=here,
+      count=1,
+      output_types=[tf.string],
+      output_shapes=[[]],
+    ),
+    output_types=[tf.string],
+    output_shapes=[[]],
+  )[0]
 
 
 def bucket(ids: tf.Tensor) -> tf.Tensor:
@@ -461,6 +654,10 @@ def find_split(data_dir: str, split: str) -> Split:
       f"{data_dir}: there is no split {split!r}; there are "
       f"{sorted(info.splits)}."
     )
+  if info.codec not in audio_lib.CODECS:
+    raise ValueError(
+      f"{data_dir}: codec {info.codec!r}; readable are {audio_lib.CODECS}."
+    )
   if info.sample_rate_hz != SAMPLE_RATE_HZ:
     raise ValueError(
       f"{data_dir}: records at {info.sample_rate_hz} Hz; {SAMPLE_RATE_HZ} Hz "
@@ -486,8 +683,15 @@ def find_split(data_dir: str, split: str) -> Split:
       f"{INFO_FILE} says {info.splits[split].num_clips}: of another "
       "preparation."
     )
-  ids_sha256 = info.splits[split].ids_sha256
-  return Split(files, len(index), "", info.classes, index, ids_sha256)
+  return Split(
+    files,
+    len(index),
+    "",
+    info.classes,
+    index,
+    info.splits[split].ids_sha256,
+    info.codec,
+  )
 
 
 def _read_index(path: str) -> Index:
@@ -535,4 +739,4 @@ def _find_audax_split(data_dir, split):
   classes = None
   if tf.io.gfile.exists(table):
     classes = labels_lib.ClassList.from_csv(table)
-  return Split(files, num_clips, compression, classes, index)
+  return Split(files, num_clips, compression, classes, index, codec="flac")

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""How fast training batches come, beside the reference's way of making them.
+
+  python tools/benchmark_input.py
+
+Clips of 10 s become int16 crops of 5 s with 527 targets, in batches of 64:
+from FLAC, from PCM16, and by the reference's way (tfio's decode_flac, of ZLIB
+TFRecords of the same clips). The ways take turns, and the best turn of each
+counts. Once on one core and once on two, each in a process of its own. Other
+load on the machine spoils what is timed by the clock; the column of CPU seconds
+suffers less from it.
+
+The clips are noise whose FLAC is as large as AudioSet's, about 215 kB, or the
+first of --data_dir.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from tf_audioset import cli
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("data_dir", None, "Take the clips from this dataset.")
+flags.DEFINE_string("split", "train", "Of --data_dir.")
+flags.DEFINE_integer("num_clips", 256, "Clips in the dataset.", lower_bound=64)
+flags.DEFINE_integer("rounds", 5, "Turns that each way has.", lower_bound=1)
+flags.DEFINE_float(
+  "seconds", 1.5, "Of a turn, after as many without measuring.", lower_bound=0.1
+)
+flags.DEFINE_string("measure", None, "For this tool: a prepared folder.")
+flags.DEFINE_list("cores", None, "For this tool: run on these.")
+
+_BATCH = 64
+_CROP_SECONDS = 5.0
+_NUM_CLASSES = 527
+_WAYS = ("reference", "flac, soundfile", "flac", "pcm16")
+
+
+def main() -> None:
+  if FLAGS.measure:
+    os.sched_setaffinity(0, map(int, FLAGS.cores))
+    print(json.dumps(_measure(pathlib.Path(FLAGS.measure))), flush=True)
+    os._exit(0)  # Pipelines at work can hang an interpreter that shuts down.
+  cores = sorted(os.sched_getaffinity(0))[:2]
+  with tempfile.TemporaryDirectory() as folder:
+    _write(pathlib.Path(folder))
+    results = [
+      _in_a_process(folder, cores[:n]) for n in range(1, len(cores) + 1)
+    ]
+  _print(results)
+
+
+def _in_a_process(folder, cores):
+  command = [sys.executable, __file__, f"--measure={folder}"]
+  command += [f"--cores={','.join(map(str, cores))}"]
+  command += [f"--rounds={FLAGS.rounds}", f"--seconds={FLAGS.seconds}"]
+  done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def _print(results):
+  one, two = results[0], results[-1]
+  slow = one["ways"]["reference"]
+  print(f"{'':17} {'clips/s':>8} {'ratio':>7} {'clips/CPU s':>12} {'ratio':>7}")
+  for way, (rate, cpu_rate) in one["ways"].items():
+    print(
+      f"{way:17} {rate:8.0f} {rate / slow[0]:7.1f} {cpu_rate:12.0f} "
+      f"{cpu_rate / slow[1]:7.1f}"
+    )
+  for decoder, rate in one["decoding"].items():
+    print(f"decoding FLAC alone, {decoder}: {rate:.0f} clips/s")
+  held = one["lock_us"]
+  print(
+    f"FLAC holds the interpreter's lock for {held:.0f} us a clip: at most "
+    f"{1e6 / held:.0f} clips/s in one process"
+  )
+  if len(results) == 2:
+    for way, (rate, cpu_rate) in two["ways"].items():
+      before = one["ways"][way]
+      print(
+        f"1 -> 2 cores, {way}: x {rate / before[0]:.2f} by the clock; "
+        f"a clip takes x {before[1] / cpu_rate:.2f} CPU seconds"
+      )
+
+
+def _clips():
+  """Pairs of int16 samples and labels."""
+  import numpy as np
+  from scipy import signal
+
+  if not FLAGS.data_dir:
+    for i in range(FLAGS.num_clips):
+      rng = np.random.default_rng(i % 64)
+      noise = signal.lfilter([1], [1, -0.7], rng.normal(0, 400, 160000))
+      yield noise.astype(np.int16), [i % _NUM_CLASSES, 7 * i % _NUM_CLASSES]
+    return
+  from tf_audioset import data, records
+
+  clips = data.full_clips(
+    records.find_split(FLAGS.data_dir, FLAGS.split),
+    num_classes=_NUM_CLASSES,
+    batch_size=1,
+    min_samples=1,
+    padding="zero",
+  )
+  for _, waveforms, targets in clips.take(FLAGS.num_clips).as_numpy_iterator():
+    yield waveforms[0], np.flatnonzero(targets[0]).tolist()
+
+
+def _write(folder: pathlib.Path) -> None:
+  """The clips as FLAC, as PCM16, and as audax's records."""
+  import tensorflow as tf
+
+  from tf_audioset import audio, labels, records
+
+  writers, indices = {}, {}
+  for codec in audio.CODECS:
+    (folder / codec).mkdir()
+    path = folder / codec / "train-00000-of-00001.tfrecord"
+    writers[codec] = tf.io.TFRecordWriter(str(path))
+    indices[codec] = records.IndexBuilder()
+    indices[codec].next_shard()
+  writers["zlib"] = tf.io.TFRecordWriter(str(folder / "zlib"), "ZLIB")
+  num_clips = num_bytes = 0
+  for samples, present in _clips():
+    for codec in audio.CODECS:
+      clip_id = f"clip{num_clips}"
+      record = records.serialize_example(clip_id, samples, present, codec)
+      writers[codec].write(record)
+      indices[codec].add(len(record), clip_id)
+    flac = audio.encode(samples, records.SAMPLE_RATE_HZ, "flac")
+    feature = {
+      "audio": tf.train.Feature(bytes_list=tf.train.BytesList(value=[flac])),
+      "label": tf.train.Feature(int64_list=tf.train.Int64List(value=present)),
+    }
+    features = tf.train.Features(feature=feature)
+    example = tf.train.Example(features=features)
+    writers["zlib"].write(example.SerializeToString())
+    num_clips += 1
+    num_bytes += len(flac)
+  for writer in writers.values():
+    writer.close()
+  for codec, index in indices.items():
+    index.build().write(str(folder / codec / "train.index.npz"))
+    shard = "train-00000-of-00001.tfrecord"
+    shard = {
+      "file": shard,
+      "num_clips": num_clips,
+      "num_bytes": (folder / codec / shard).stat().st_size,
+    }
+    split = records.SplitInfo(num_clips, 0.0, [shard], "", "train.index.npz")
+    names = [f"class {i}" for i in range(_NUM_CLASSES)]
+    classes = labels.ClassList.from_names(names)
+    records.write_dataset_info(
+      str(folder / codec),
+      records.DatasetInfo(
+        records.SAMPLE_RATE_HZ, 10.0, codec, classes, {"train": split}
+      ),
+    )
+  print(f"{num_clips} clips, {num_bytes / num_clips / 1000:.0f} kB as FLAC")
+
+
+def _reference(path: str):
+  """The reference's way: everything in the graph, whole clips decoded."""
+  import tensorflow as tf
+  import tensorflow_io as tfio
+
+  crop_samples = round(_CROP_SECONDS * 16000)
+
+  def example(serialized):
+    parsed = tf.io.parse_single_example(
+      serialized,
+      {
+        "audio": tf.io.FixedLenFeature([], tf.string),
+        "label": tf.io.VarLenFeature(tf.int64),
+      },
+    )
+    samples = tfio.audio.decode_flac(parsed["audio"], dtype=tf.int16)[:, 0]
+    crop = tf.image.random_crop(samples, [crop_samples])
+    hot = tf.one_hot(parsed["label"].values, _NUM_CLASSES)
+    return crop, tf.reduce_max(hot, axis=0)
+
+  return (
+    tf.data.TFRecordDataset(path, "ZLIB", num_parallel_reads=tf.data.AUTOTUNE)
+    .repeat()
+    .map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    .batch(_BATCH, drop_remainder=True)
+    .prefetch(tf.data.AUTOTUNE)
+  )
+
+
+def _measure(folder: pathlib.Path) -> dict:
+  """All rates on the cores of this process."""
+  from tf_audioset import data, records
+
+  def ours(codec, **options):
+    split = records.find_split(str(folder / codec), "train")
+    return data.Pipeline(crop_seconds=_CROP_SECONDS, **options).training(
+      split, num_classes=_NUM_CLASSES, batch_size=_BATCH, seed=0
+    )
+
+  pipelines = (
+    _reference(str(folder / "zlib")),
+    ours("flac", decoder="soundfile"),
+    ours("flac"),
+    ours("pcm16"),
+  )
+  ways = {}
+  for _ in range(FLAGS.rounds):
+    for way, pipeline in zip(_WAYS, pipelines):
+      # A new one each turn: the buffers of others would be filled meanwhile.
+      iterator = iter(pipeline)
+      _rates(iterator.get_next)
+      rates = _rates(iterator.get_next)
+      ways[way] = [max(pair) for pair in zip(ways.get(way, (0, 0)), rates)]
+      del iterator
+  return {"ways": ways, **_decoding(folder)}
+
+
+def _rates(make_a_batch):
+  """Clips a second and clips a CPU second, of one turn."""
+  start, cpu_start, num_batches = time.perf_counter(), time.process_time(), 0
+  while time.perf_counter() - start < FLAGS.seconds:
+    make_a_batch()
+    num_batches += 1
+  num_clips = num_batches * _BATCH
+  return (
+    num_clips / (time.perf_counter() - start),
+    num_clips / (time.process_time() - cpu_start),
+  )
+
+
+def _decoding(folder: pathlib.Path) -> dict:
+  """Crops of FLAC files in memory, and how long Python is needed for it."""
+  import numpy as np
+  import tensorflow as tf
+
+  from tf_audioset import flac, records
+
+  serialized = tf.data.TFRecordDataset(
+    str(folder / "flac" / "train-00000-of-00001.tfrecord")
+  )
+  batch = records.parse_examples(next(iter(serialized.batch(_BATCH))))
+  parts = [batch[name].numpy() for name in ("id", "audio", "num_samples")]
+  positions = np.arange(_BATCH, dtype=np.float32) / _BATCH
+
+  def decode(decoder):
+    crop_samples = round(_CROP_SECONDS * records.SAMPLE_RATE_HZ)
+    records._decode_flac(
+      *parts, positions, crop_samples=crop_samples, decoder=decoder
+    )
+
+  rates = {
+    decoder: max(_rates(lambda d=decoder: decode(d))[0] for _ in range(4))
+    for decoder in flac.DECODERS
+  }
+
+  # All of Python's time, less that of dr_flac's functions, which release the
+  # lock; and the strings' way from TensorFlow to Python, which needs it, too.
+  unlocked = 0.0
+
+  def timed(function):
+    def call(*arguments):
+      nonlocal unlocked
+      start = time.perf_counter()
+      result = function(*arguments)
+      unlocked += time.perf_counter() - start
+      return result
+
+    return call
+
+  flac._open, flac._read, flac._close = map(
+    timed, (flac._open, flac._read, flac._close)
+  )
+  pass_strings = tf.function(
+    lambda: tf.numpy_function(lambda _: 0, [batch["audio"]], tf.int64)
+  )
+  pass_strings()
+  held = []
+  for _ in range(20):
+    unlocked = 0.0
+    start = time.perf_counter()
+    pass_strings()
+    decode("miniaudio")
+    held.append(time.perf_counter() - start - unlocked)
+  return {"decoding": rates, "lock_us": 1e6 * min(held) / _BATCH}
+
+
+if __name__ == "__main__":
+  cli.run(main, prog="benchmark_input")
