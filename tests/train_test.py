@@ -507,6 +507,16 @@ def test_a_tpu_of_other_machines_needs_buckets(trained, tmp_path, monkeypatch):
       train.train(distribution.strategy(None), data_dir, str(tmp_path / "run"))
 
 
+def test_a_tpu_of_other_machines_needs_pcm16(trained, tmp_path, monkeypatch):
+  monkeypatch.setattr(distribution, "is_remote", lambda _: True)
+  split = records.find_split(str(trained[0] / "records"), "train")
+  monkeypatch.setattr(records, "find_split", lambda *_: split)
+  config.load(["gin/quickstart.gin"], _SMALL)
+  strategy = distribution.strategy(None)
+  with pytest.raises(ValueError, match="gs://b/r: FLAC .*--codec=pcm16"):
+    train.train(strategy, "gs://b/r", "gs://b/run")
+
+
 def test_a_profile_of_some_steps(trained, tmp_path):
   (tmp_path / "records").symlink_to(trained[0] / "records")
   arguments = _arguments(tmp_path, "train.num_epochs = 2")

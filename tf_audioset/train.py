@@ -164,6 +164,13 @@ def train(
     validation = training.part(0, holdout_percent)
   else:
     validation = records.find_split(data_dir, validation_split)
+  if distribution.is_remote(strategy) and (
+    training.needs_python or validation.needs_python
+  ):
+    raise ValueError(
+      f"{data_dir}: FLAC is decoded in Python, which the hosts of this TPU, "
+      "other machines, do not have: prepare the data with --codec=pcm16."
+    )
   first_percent = max(holdout_percent, 100 - training_percent)
   if first_percent:
     training = training.part(first_percent, 100)
