@@ -33,8 +33,8 @@ class Trainer:
       seed: Of augmentation, dropout and stochastic depth.
       clip_norm: The gradient is scaled down to this global norm; None: never.
       accumulate_steps: A replica takes its clips in so many parts, one after
-        another, and updates once with the sum of their gradients. It needs the
-        memory of one part.
+        another, and updates once with the sum of their gradients. It needs less
+        memory; docs/tpu.md has figures.
       jit_compile: Compile the step with XLA; the front end's engine must be
         "matmul" then. A TPU does so in any case; on a CPU it slows
         convolutions down.
