@@ -227,6 +227,19 @@ def test_what_does_not_belong_together_is_refused(folder, tmp_path):
   assert "or their order differs" in error(f"--scores={file}")
   np.savez(file, ids=ids[:39], mids=toy.NAMES, scores=scores[:39])
   assert "39 of 40 clips are in" in error(f"--scores={file}")
+  np.savez(file, ids=ids, mids=toy.NAMES, scores=scores.astype(str))
+  assert "not real numbers" in error(f"--scores={file}")
+  assert f"--report={tmp_path}: a folder" in error(
+    f"--scores={file}", f"--report={tmp_path}"
+  )
+
+
+def test_a_path_that_is_not_there_is_not_made(folder, tmp_path):
+  for flag in ("saved_model", "scores"):
+    path = tmp_path / "misspelt" / flag
+    error = _evaluate(folder, f"--{flag}={path}", run=command.fail)
+    assert str(path) in error
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_split_in_which_no_class_can_be_scored_is_refused(tmp_path):

@@ -234,6 +234,16 @@ def test_what_is_not_known_is_said():
   assert "ECE" not in page.regions["Classes"][0]
 
 
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float16])
+def test_scores_of_other_types(dtype):
+  scores, targets = _problem(200)
+  scores = (scores > 0.5).astype(dtype)
+  _, page, _ = _page(scores, targets)
+  _, expected, _ = _page(scores.astype(float), targets)
+  assert page.regions == expected.regions
+  assert page.data == expected.data
+
+
 def test_one_class_alone():
   scores, targets = _problem(200)
   _, page, _ = _page(

@@ -145,6 +145,10 @@ class Scores:
       raise ValueError(
         f"{path}: not a file of scores, an .npz of ids, mids and scores: {e}"
       ) from e
+    if result.scores.dtype.kind not in "fiub":
+      raise ValueError(
+        f"{path}: scores of type {result.scores.dtype}: not real numbers."
+      )
     shape = result.ids.shape + result.mids.shape
     if result.scores.shape != shape or len(shape) != 2:
       raise ValueError(

@@ -56,7 +56,7 @@ def page(
       and, if known, training_positives, the clips of the training split, and
       the second result of `Judgement.minus`.
     ids: [num_clips].
-    scores: float [num_clips, num_classes]. Calibration and loss are those of
+    scores: [num_clips, num_classes]. Calibration and loss are those of
       probabilities and left out if summary["ece"] is nan.
     targets: [num_clips, num_classes], positive where nonzero.
     no_training: Why the training clips are not known, a sentence.
@@ -67,6 +67,8 @@ def page(
   Raises:
     ValueError: As for `metrics.evaluate`.
   """
+  if scores.dtype.kind != "f":  # Unsigned integers have no negative.
+    scores = scores.astype(np.float64)
   classes = _classes(table, scores, targets)
   data = {"num_clips": len(scores), "classes": classes}
   template = pathlib.Path(__file__).parent / "report_template.html"
@@ -293,7 +295,8 @@ def _training(classes) -> str:
 
 def _hardest(names, ids, scores, targets) -> str:
   positive = np.asarray(targets) != 0
-  right = np.where(positive, scores, 1 - np.asarray(scores))
+  exact = scores.astype(np.float64)
+  right = np.where(positive, exact, 1 - exact)
   # 1e-7: float32 has scores of exactly 0 and 1, whose loss would be infinite.
   loss = -np.log(np.maximum(right, 1e-7)).mean(axis=1)
   rows = []

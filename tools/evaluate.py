@@ -91,15 +91,21 @@ def main() -> None:
 
   from tf_audioset import evaluation, judging, labels, records
 
-  for file in filter(None, (FLAGS.report, FLAGS.scores_out)):
-    tf.io.gfile.makedirs(os.path.dirname(file) or ".")
+  path = (FLAGS.saved_model or FLAGS.scores).rstrip("/")
+  folder = FLAGS.output_dir or os.path.join(
+    os.path.dirname(path), f"evaluation_{FLAGS.split}"
+  )
   split = records.find_split(FLAGS.data_dir, FLAGS.split)
   if not split.num_clips:
     raise ValueError(f"{FLAGS.data_dir}: the split {FLAGS.split!r} is empty.")
-  if FLAGS.compare:  # First: a mistake in it is told before the long work.
+  # A mistake is told before the long work; one in the path, by its reader.
+  if tf.io.gfile.exists(path):
+    _make_folders(folder)
+  if FLAGS.ontology and split.classes is not None:
+    labels.branches(FLAGS.ontology, split.classes)
+  if FLAGS.compare:
     score = _run_model if tf.io.gfile.isdir(FLAGS.compare) else _read_scores
     other_classes, other, _, other_digest = score(FLAGS.compare, split)
-  path = (FLAGS.saved_model or FLAGS.scores).rstrip("/")
   score = _run_model if FLAGS.saved_model else _read_scores
   classes, judged, targets, digest = score(path, split)
   branches = labels.branches(FLAGS.ontology, classes) if FLAGS.ontology else {}
@@ -147,10 +153,6 @@ def main() -> None:
       **difference,
     }
     lines += _comparison(difference, table)
-  folder = FLAGS.output_dir or os.path.join(
-    os.path.dirname(path), f"evaluation_{FLAGS.split}"
-  )
-  tf.io.gfile.makedirs(folder)
   text = json.dumps(_without_nan(summary), indent=2) + "\n"
   records.write_file(os.path.join(folder, "metrics.json"), text.encode())
   records.write_file(os.path.join(folder, "per_class.csv"), _to_csv(table))
@@ -158,6 +160,19 @@ def main() -> None:
   if FLAGS.report:  # Last: counting the training clips may take long.
     _write_report(path, digest, summary, table, judged, targets, split)
     print(f"wrote {FLAGS.report}")
+
+
+def _make_folders(output_dir) -> None:
+  """All that will be written to."""
+  import tensorflow as tf
+
+  tf.io.gfile.makedirs(output_dir)
+  for flag in ("report", "scores_out"):
+    file = FLAGS[flag].value
+    if file and tf.io.gfile.isdir(file):
+      raise ValueError(f"--{flag}={file}: a folder; give a file in it.")
+    if file:
+      tf.io.gfile.makedirs(os.path.dirname(file) or ".")
 
 
 def _check_classes(path, mids, other_path, other_mids) -> None:
