@@ -17,7 +17,9 @@ setup(
   description="AudioSet tagging in TensorFlow 2: train, evaluate, serve.",
   license="Apache-2.0",
   packages=find_packages(include=["tf_audioset", "tf_audioset.*"]),
-  package_data={"tf_audioset": ["audioset_classes.csv"]},
+  package_data={
+    "tf_audioset": ["audioset_classes.csv", "report_template.html"]
+  },
   python_requires=">=3.9,<3.12",
   install_requires=[
     "absl-py>=1.4",

@@ -170,6 +170,32 @@ def test_a_threshold_is_written_in_full(folder, tmp_path):
   assert [row["f1"] for row in rows] == ["1.0"] * 3
 
 
+def _report_data(path):
+  """The JSON within a page of --report."""
+  text = path.read_text().split('id="data">')[1]
+  return json.loads(text.split("</script>")[0])
+
+
+def test_a_report_is_written(folder, tmp_path):
+  ids, targets, scores = _truth()
+  np.savez(tmp_path / "s.npz", ids=ids, mids=toy.NAMES, scores=scores)
+  page = tmp_path / "new_folder/report.html"
+  arguments = (f"--scores={tmp_path / 's.npz'}", f"--report={page}")
+  assert f"wrote {page}" in _evaluate(folder, *arguments)
+  data = _report_data(page)
+  labels_of_train = [toy.clip(i, 16000)[1] for i in range(24)]
+  assert [(x["name"], x["training"]) for x in data["classes"]] == [
+    (name, sum(c in present for present in labels_of_train))
+    for c, name in enumerate(toy.NAMES)
+  ]
+  ap = _ap(targets, scores)
+  assert [x["ap"] for x in data["classes"]] == pytest.approx(ap)
+
+  _evaluate(folder, *arguments, "--train_split=other")
+  assert "training" not in _report_data(page)["classes"][0]
+  assert "there is no split &#x27;other&#x27;" in page.read_text()
+
+
 def test_two_models_are_compared(folder, tmp_path):
   _save_model(tmp_path / "other", sign=-1)
   _evaluate(
@@ -201,6 +227,19 @@ def test_what_does_not_belong_together_is_refused(folder, tmp_path):
   assert "or their order differs" in error(f"--scores={file}")
   np.savez(file, ids=ids[:39], mids=toy.NAMES, scores=scores[:39])
   assert "39 of 40 clips are in" in error(f"--scores={file}")
+  np.savez(file, ids=ids, mids=toy.NAMES, scores=scores.astype(str))
+  assert "not real numbers" in error(f"--scores={file}")
+  assert f"--report={tmp_path}: a folder" in error(
+    f"--scores={file}", f"--report={tmp_path}"
+  )
+
+
+def test_a_path_that_is_not_there_is_not_made(folder, tmp_path):
+  for flag in ("saved_model", "scores"):
+    path = tmp_path / "misspelt" / flag
+    error = _evaluate(folder, f"--{flag}={path}", run=command.fail)
+    assert str(path) in error
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_split_in_which_no_class_can_be_scored_is_refused(tmp_path):

@@ -145,6 +145,10 @@ class Scores:
       raise ValueError(
         f"{path}: not a file of scores, an .npz of ids, mids and scores: {e}"
       ) from e
+    if result.scores.dtype.kind not in "fiub":
+      raise ValueError(
+        f"{path}: scores of type {result.scores.dtype}: not real numbers."
+      )
     shape = result.ids.shape + result.mids.shape
     if result.scores.shape != shape or len(shape) != 2:
       raise ValueError(
@@ -206,6 +210,35 @@ def read_labels(
   _refuse_repeated(ids, split.files[0])
   order = np.argsort(ids)
   return ids[order], np.array([clips[i][1] for i in order])
+
+
+def count_positives(
+  split: records.Split, num_classes: int, progress: Callable[[int], None]
+) -> np.ndarray:
+  """Counts the clips of each class. Reads the whole split, audio and all.
+
+  Args:
+    split: The clips.
+    num_classes: Labels are below this.
+    progress: Called again and again with how many more clips were read.
+
+  Returns:
+    int64 [num_classes].
+  """
+
+  def targets(serialized):
+    labels = records.parse_example(serialized)["labels"]
+    return records.labels_to_multi_hot(labels, num_classes)
+
+  parallel = tf.data.AUTOTUNE
+  clips = tf.data.TFRecordDataset(
+    split.files, split.compression, num_parallel_reads=parallel
+  ).map(targets, num_parallel_calls=parallel, deterministic=False)
+  total = np.zeros(num_classes, np.int64)
+  for batch in clips.batch(256).as_numpy_iterator():
+    total += (batch != 0).sum(axis=0)
+    progress(len(batch))
+  return total
 
 
 def sha256_of(path: str) -> str:

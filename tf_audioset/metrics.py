@@ -230,17 +230,41 @@ def best_thresholds(
   Raises:
     ValueError: As for `evaluate`.
   """
-  scores, positive = _checked(scores, targets)
-  thresholds, f1 = np.full([2, scores.shape[1]], np.nan)
-  for c, (falling, is_positive) in enumerate(_columns(scores, positive)):
+  points = recall_points(scores, targets)
+  thresholds, f1 = np.full([2, len(points)], np.nan)
+  for c, (levels, hits, seen) in enumerate(points):
     # Below a positive clip's score and above the next, F1 only falls.
-    levels, hits = np.unique(falling[is_positive], return_counts=True)
     if len(levels):
-      _, seen = _counts(falling, levels)
-      f1_at = 2 * np.cumsum(hits) / (seen + hits.sum())
+      f1_at = 2 * hits / (seen + hits[-1])
       best = f1_at.argmax()
-      thresholds[c], f1[c] = -levels[best], f1_at[best]
+      thresholds[c], f1[c] = levels[best], f1_at[best]
   return thresholds, f1
+
+
+def recall_points(
+  scores: np.ndarray, targets: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """The points of each class's precision-recall curve at which recall rises.
+
+  Args:
+    scores: As for `evaluate`.
+    targets: As for `evaluate`.
+
+  Returns:
+    For each class: thresholds, falling, the distinct scores of its positive
+    clips; and int64, how many positive clips, and how many clips, have such a
+    score or a higher one. All [num_points], empty without a positive clip.
+
+  Raises:
+    ValueError: As for `evaluate`.
+  """
+  scores, positive = _checked(scores, targets)
+  points = []
+  for falling, is_positive in _columns(scores, positive):
+    levels, hits = np.unique(falling[is_positive], return_counts=True)
+    _, seen = _counts(falling, levels)
+    points.append((-levels, np.cumsum(hits), seen))
+  return points
 
 
 def calibration_error(
@@ -263,19 +287,45 @@ def calibration_error(
   Reference: Guo et al., On Calibration of Modern Neural Networks, 2017; one
   class at a time.
   """
+  count, total, hits = calibration_bins(probabilities, targets, num_bins)
+  return np.abs(total - hits).sum(axis=1) / count.sum(axis=1)
+
+
+def calibration_bins(
+  probabilities: np.ndarray, targets: np.ndarray, num_bins: int = 15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Each class's clips by their probability.
+
+  Args:
+    probabilities: float [num_clips, num_classes], 0 to 1.
+    targets: [num_clips, num_classes], positive where nonzero.
+    num_bins: Of equal width.
+
+  Returns:
+    float64 [num_classes, num_bins] each: the number of clips, the sum of their
+    probabilities, the number of positive clips.
+
+  Raises:
+    ValueError: As for `evaluate`; if a probability is not between 0 and 1.
+  """
   probabilities, positive = _checked(probabilities, targets)
   if probabilities.min() < 0 or probabilities.max() > 1:
     raise ValueError(
       f"probabilities from {probabilities.min()} to {probabilities.max()}: "
       "allowed is 0 to 1."
     )
-  excess = probabilities.astype(np.float64) - positive
   bins = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
-  sums = [
-    np.bincount(of_class, weights, num_bins)
-    for of_class, weights in zip(bins.T, excess.T)
-  ]
-  return np.abs(sums).sum(axis=1) / len(probabilities)
+
+  def sums(values):
+    return np.array(
+      [
+        np.bincount(of_class, weights, num_bins)
+        for of_class, weights in zip(bins.T, values.T)
+      ]
+    )
+
+  ones = np.broadcast_to(1.0, bins.shape)
+  return sums(ones), sums(probabilities.astype(np.float64)), sums(positive)
 
 
 def dprime(auc):

@@ -6,7 +6,8 @@
 
 Each clip is scored whole, in one pass. Writes metrics.json and per_class.csv
 to --output_dir. Behind each number stands the interval that holds it in 95 %
-of cases, by bootstrap over clips.
+of cases, by bootstrap over clips. --report FILE.html writes a page with a
+table of the classes, curves, calibration and the hardest clips as well.
 
 A file of scores, read by --scores and --compare and written by --scores_out,
 is NumPy's .npz of ids [clips], mids [classes] and scores [clips, classes].
@@ -46,6 +47,15 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("scores_out", None, "Write the scores to this file.")
 flags.DEFINE_string(
+  "report", None, "Write a page to this file, such as report.html."
+)
+flags.DEFINE_string(
+  "train_split",
+  "train",
+  "Whose clips of each class the report shows. All of it is read for that; "
+  "empty: not shown.",
+)
+flags.DEFINE_string(
   "compare",
   None,
   "Another SavedModel or file of scores: the difference to it, on the clips "
@@ -81,13 +91,21 @@ def main() -> None:
 
   from tf_audioset import evaluation, judging, labels, records
 
+  path = (FLAGS.saved_model or FLAGS.scores).rstrip("/")
+  folder = FLAGS.output_dir or os.path.join(
+    os.path.dirname(path), f"evaluation_{FLAGS.split}"
+  )
   split = records.find_split(FLAGS.data_dir, FLAGS.split)
   if not split.num_clips:
     raise ValueError(f"{FLAGS.data_dir}: the split {FLAGS.split!r} is empty.")
-  if FLAGS.compare:  # First: a mistake in it is told before the long work.
+  # A mistake is told before the long work; one in the path, by its reader.
+  if tf.io.gfile.exists(path):
+    _make_folders(folder)
+  if FLAGS.ontology and split.classes is not None:
+    labels.branches(FLAGS.ontology, split.classes)
+  if FLAGS.compare:
     score = _run_model if tf.io.gfile.isdir(FLAGS.compare) else _read_scores
     other_classes, other, _, other_digest = score(FLAGS.compare, split)
-  path = (FLAGS.saved_model or FLAGS.scores).rstrip("/")
   score = _run_model if FLAGS.saved_model else _read_scores
   classes, judged, targets, digest = score(path, split)
   branches = labels.branches(FLAGS.ontology, classes) if FLAGS.ontology else {}
@@ -135,14 +153,26 @@ def main() -> None:
       **difference,
     }
     lines += _comparison(difference, table)
-  folder = FLAGS.output_dir or os.path.join(
-    os.path.dirname(path), f"evaluation_{FLAGS.split}"
-  )
-  tf.io.gfile.makedirs(folder)
   text = json.dumps(_without_nan(summary), indent=2) + "\n"
   records.write_file(os.path.join(folder, "metrics.json"), text.encode())
   records.write_file(os.path.join(folder, "per_class.csv"), _to_csv(table))
   print(*lines, f"wrote {folder}/metrics.json and per_class.csv", sep="\n")
+  if FLAGS.report:  # Last: counting the training clips may take long.
+    _write_report(path, digest, summary, table, judged, targets, split)
+    print(f"wrote {FLAGS.report}")
+
+
+def _make_folders(output_dir) -> None:
+  """All that will be written to."""
+  import tensorflow as tf
+
+  tf.io.gfile.makedirs(output_dir)
+  for flag in ("report", "scores_out"):
+    file = FLAGS[flag].value
+    if file and tf.io.gfile.isdir(file):
+      raise ValueError(f"--{flag}={file}: a folder; give a file in it.")
+    if file:
+      tf.io.gfile.makedirs(os.path.dirname(file) or ".")
 
 
 def _check_classes(path, mids, other_path, other_mids) -> None:
@@ -208,6 +238,47 @@ def _read_scores(path, split):
     raise ValueError(f"{FLAGS.data_dir} does not tell its classes.")
   _check_classes(path, tuple(scores.mids), FLAGS.data_dir, split.classes.mids)
   return split.classes, scores, None, evaluation.sha256_of(path)
+
+
+def _training_positives(num_classes):
+  """Clips of each class, or None and why they are not known."""
+  from tf_audioset import evaluation, records
+
+  if not FLAGS.train_split:
+    return None, "The training clips were not counted (--train_split)."
+  try:
+    split = records.find_split(FLAGS.data_dir, FLAGS.train_split)
+  except ValueError as e:
+    return None, f"The training clips are not known: {e}"
+  with cli.progress_bar(split.num_clips, FLAGS.train_split, " clips") as bar:
+    return evaluation.count_positives(split, num_classes, bar.update), ""
+
+
+def _write_report(path, digest, summary, table, judged, targets, split):
+  from tf_audioset import html_report, records
+
+  counts, no_training = _training_positives(len(table["mid"]))
+  if counts is not None:
+    table = {**table, "training_positives": counts}
+  num_clips, num_classes = judged.scores.shape
+  facts = [
+    f"{path} (sha256 {digest[:12]}) on the split {FLAGS.split} of "
+    f"{FLAGS.data_dir}.",
+    f"{num_clips:,} of {split.num_clips:,} clips (sha256 of their ids "
+    f"{summary['ids_sha256'][:12]}); {summary['num_classes_scored']:,} of "
+    f"{num_classes:,} classes have a clip with them and one without.",
+  ]
+  page = html_report.page(
+    title="Evaluation of " + "/".join(path.split("/")[-2:]),
+    facts=facts,
+    summary=summary,
+    table=table,
+    ids=judged.ids,
+    scores=judged.scores,
+    targets=targets,
+    no_training=no_training,
+  )
+  records.write_file(FLAGS.report, page.encode())
 
 
 def _report(summary, num_clips, source):
