@@ -35,11 +35,14 @@ def export(
 
   Args:
     tagger: A built `Tagger`, created outside of any strategy's scope.
-    directory: Where; what is there is replaced.
+    directory: Where; what is there is replaced. It appears when it is whole,
+      at once on a disk; in a bucket file by file, since there a folder is
+      renamed by copying.
     classes: As many as the tagger has logits.
     min_samples: Shorter waveforms are padded to this, as in training.
     padding: How, see `data.pad`.
   """
+  directory = directory.rstrip("/")
   module = tf.Module(name="tagger")
   # The variables alone: the tagger itself would bring its Keras layers along.
   module.model_variables = list(tagger.variables)
@@ -71,11 +74,18 @@ def export(
     table = os.path.join(folder, "class_labels_indices.csv")
     _write_classes(table, classes)
     module.class_table = tf.saved_model.Asset(table)
+    # TF Serving looks for numbers only.
+    parent, name = os.path.split(directory)
+    partial = os.path.join(parent, f".{name}.partial")
+    for old in (partial, directory):
+      if tf.io.gfile.exists(old):
+        tf.io.gfile.rmtree(old)
     tf.saved_model.save(
       module,
-      directory,
+      partial,
       signatures={"serving_default": score, "classes": describe},
     )
+    tf.io.gfile.rename(partial, directory)
 
 
 class ExportedTagger:
@@ -124,15 +134,20 @@ class ExportedTagger:
     return result["scores"].numpy(), result["embedding"].numpy()
 
 
+def versions(directory: str) -> list[int]:
+  """The versions in a folder as TF Serving has it, in rising order."""
+  names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+  # A bucket's folders are listed with a slash.
+  names = [name.rstrip("/") for name in names]
+  return sorted(int(name) for name in names if name.isdigit())
+
+
 def _newest_version(directory: str) -> str:
   if tf.saved_model.contains_saved_model(directory):
     return directory
-  names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
-  numbers = [
-    int(name.rstrip("/")) for name in names if name.strip("/").isdigit()
-  ]
+  numbers = versions(directory)
   if numbers:
-    newest = os.path.join(directory, str(max(numbers)))
+    newest = os.path.join(directory, str(numbers[-1]))
     if tf.saved_model.contains_saved_model(newest):
       return newest
   raise ValueError(

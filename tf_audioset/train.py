@@ -9,7 +9,7 @@ SIGTERM the run ends its loop, saves, and exits with code 75
 (docs/resuming.md). In the work directory:
 
   config.gin        every value the run used
-  run.json          model, classes, batch and data, which must not change
+  run.json          model, batch and data, which must not change; the classes
   checkpoints/      the newest few, model and optimizer
   best/             the model with the best validation mAP so far
   metrics.jsonl     a line a loop and a line a validation
@@ -41,6 +41,7 @@ from tf_audioset import (
   evaluation,
   export,
   features,  # noqa: F401
+  labels,
   losses,  # noqa: F401
   optimization,
   randomness,
@@ -234,7 +235,7 @@ def train(
   first_step = int(optimizer.iterations.numpy())
   if is_chief:
     tf.io.gfile.makedirs(workdir)
-    _write_json(run_file, fixed)
+    _write_json(run_file, {**fixed, "classes": training.classes.to_json()})
     records.write_file(config_file, config.operative().encode())
 
   evaluator = evaluation.Evaluator(
@@ -327,7 +328,13 @@ def train(
   if path is None:  # No validation could be judged.
     raise ValueError(f"there is no {exported} checkpoint to export.")
   if is_chief:
-    _export(path, model, training, pipeline, workdir)
+    export_checkpoint(
+      path,
+      os.path.join(workdir, "saved_model", "1"),
+      model=model,
+      classes=training.classes,
+      pipeline=pipeline,
+    )
     report.say(f"exported the {exported} checkpoint to {workdir}/saved_model/1")
   report.finish(
     best_step=int(best_step.numpy()),
@@ -457,18 +464,67 @@ def _augmented(tagger, pipeline, split, batch_size, seed):
   return tagger.augmented(waveform[:few], targets[:few], seed)[0].numpy()
 
 
-def _export(path, model, split, pipeline, workdir) -> None:
-  exportable = _make_tagger(model, len(split.classes), pipeline.crop_samples)
-  tf.train.Checkpoint(model=exportable).restore(
-    path
-  ).expect_partial().assert_existing_objects_matched()
+def export_checkpoint(
+  path: str,
+  directory: str,
+  *,
+  model,
+  classes: labels.ClassList,
+  pipeline: data.Pipeline,
+) -> None:
+  """Exports the model of a checkpoint.
+
+  Args:
+    path: The checkpoint.
+    directory: Where the SavedModel goes, see `export.export`.
+    model: As in `train`.
+    classes: Those it was trained with.
+    pipeline: As in `train`.
+
+  Raises:
+    ValueError: If the checkpoint cannot be read or is another model's.
+  """
+  exportable = _make_tagger(model, len(classes), pipeline.crop_samples)
+  try:
+    tf.train.Checkpoint(model=exportable).restore(
+      path
+    ).expect_partial().assert_existing_objects_matched()
+  except (AssertionError, ValueError, tf.errors.OpError) as e:
+    raise ValueError(f"{path} is no checkpoint of this model.") from e
   export.export(
     exportable,
-    os.path.join(workdir, "saved_model", "1"),
-    classes=split.classes,
+    directory,
+    classes=classes,
     min_samples=pipeline.crop_samples,
     padding=pipeline.padding,
   )
+
+
+def read_run(workdir: str) -> tuple[labels.ClassList, str]:
+  """What a work directory says of its model.
+
+  Returns:
+    The classes, and config.gin as text.
+
+  Raises:
+    ValueError: If it does not say it.
+  """
+  try:
+    with tf.io.gfile.GFile(os.path.join(workdir, "run.json")) as file:
+      run = json.load(file)
+    with tf.io.gfile.GFile(os.path.join(workdir, "config.gin")) as file:
+      gin_text = file.read()
+  except (ValueError, tf.errors.OpError) as e:
+    raise ValueError(
+      f"{workdir}: no work directory of a training run, which would hold "
+      "run.json and config.gin."
+    ) from e
+  if "classes" not in run:
+    raise ValueError(
+      f"{workdir}/run.json does not hold the class list, as it was written by "
+      "an older version: give the training command again, which adds it."
+    )
+  return labels.ClassList.from_json(run["classes"]), gin_text
 
 
 def _refuse_changes(path: str, fixed: dict) -> None:
