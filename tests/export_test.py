@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SavedModel against the model, and alone in a bare process."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 import scipy.special
+import soundfile
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -15,6 +17,7 @@ from tf_audioset.models import resnet
 
 _CLASSES = labels.ClassList(("/m/a", "/m/b", "/m/c"), ("A, first", "B", "Ç"))
 _MIN_SAMPLES = 8000
+_BATCH_SHAPE = (3, 5000)
 
 
 @pytest.fixture(name="exported", scope="module")
@@ -34,9 +37,24 @@ def _exported(tmp_path_factory):
       variable.assign(variable + 0.1 * noise)
   folder = str(tmp_path_factory.mktemp("model") / "1")
   export.export(
-    model, folder, classes=_CLASSES, min_samples=_MIN_SAMPLES, padding="repeat"
+    model,
+    folder,
+    classes=_CLASSES,
+    min_samples=_MIN_SAMPLES,
+    padding="repeat",
+    batch_shape=_BATCH_SHAPE,
   )
   return model, folder
+
+
+@pytest.fixture(name="loaded", scope="module")
+def _loaded(exported):
+  return export.ExportedTagger(exported[1])
+
+
+@pytest.fixture(name="served", scope="module")
+def _served(exported):
+  return tf.saved_model.load(exported[1])
 
 
 def _waveform(batch, num_samples):
@@ -49,28 +67,136 @@ def _waveform(batch, num_samples):
 
 @pytest.mark.parametrize(
   ("batch", "num_samples"),
-  [(1, 8000), (3, 16000), (2, 37001), (5, 1600), (1, 1)],
+  [(1, 1), (2, 37001)]
+  + [(batch, int(s * 16000)) for s in (0.1, 1, 5, 10) for batch in (1, 64)]
+  + [(batch, 37 * 16000) for batch in (1, 5)],
 )
-def test_scores_equal_the_models(exported, batch, num_samples):
-  model, folder = exported
-  loaded = export.ExportedTagger(folder)
+def test_scores_equal_the_models(exported, loaded, batch, num_samples):
   waveform = _waveform(batch, num_samples)
   scores, embedding = loaded.score(waveform)
   padded = data.pad(tf.constant(waveform), _MIN_SAMPLES, "repeat")
-  expected = scipy.special.expit(model(padded).numpy())
-  np.testing.assert_allclose(scores, expected, atol=1e-5)
-  np.testing.assert_allclose(embedding, model.embed(padded), atol=1e-4)
+  np.testing.assert_allclose(
+    scores, _expected(exported, waveform), rtol=0, atol=1e-5
+  )
+  np.testing.assert_allclose(embedding, exported[0].embed(padded), atol=1e-4)
 
 
-def test_an_empty_waveform_is_scored_as_silence(exported):
-  loaded = export.ExportedTagger(exported[1])
+def _expected(exported, waveform):
+  """Scores of the model, not of its export."""
+  padded = data.pad(tf.constant(waveform, tf.float32), _MIN_SAMPLES, "repeat")
+  return scipy.special.expit(exported[0](padded).numpy())
+
+
+def test_one_shape_is_fixed(exported, served):
+  batched = served.signatures["batched"]
+  (spec,) = batched.structured_input_signature[1].values()
+  assert tuple(spec.shape) == _BATCH_SHAPE
+  assert batched.structured_outputs["scores"].shape == (3, len(_CLASSES))
+  waveform = _waveform(*_BATCH_SHAPE)
+  np.testing.assert_allclose(
+    batched(waveform=tf.constant(waveform))["scores"],
+    _expected(exported, waveform),
+    atol=1e-5,
+  )
+
+
+def _wav(samples, rate_hz=16000, subtype="PCM_16", kind="WAV"):
+  file = io.BytesIO()
+  soundfile.write(file, samples, rate_hz, subtype=subtype, format=kind)
+  return file.getvalue()
+
+
+def test_wavs_of_any_length_are_scored_each_by_itself(exported, loaded, served):
+  clips = [
+    np.round(_waveform(num_samples, channels) * 32767).astype(np.int16)
+    for num_samples, channels in ((20000, 1), (3000, 2), (9001, 3))
+  ]
+  got = served.signatures["wav"](wav=tf.constant([_wav(x) for x in clips]))
+  for i, samples in enumerate(clips):
+    mono = (samples / 32768.0).mean(axis=1)[np.newaxis]
+    np.testing.assert_allclose(
+      got["scores"][i], _expected(exported, mono)[0], atol=1e-5
+    )
+    np.testing.assert_array_equal(got["embedding"][i], loaded.score(mono)[1][0])
+  none = served.signatures["wav"](wav=tf.constant([], tf.string))
+  assert none["scores"].shape == (0, len(_CLASSES))
+
+
+_NOISE = _waveform(1, 500)[0]
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (_wav(_NOISE, 44100), r"wanted .* 16000 Hz; given, in Hz:\] \[44100\]"),
+    (b"", "not a wav file; wanted is a 16-bit PCM wav file at 16000 Hz"),
+    (b"\xff\xfb\x90", "not a wav file; wanted is"),
+    (_wav(_NOISE, kind="FLAC"), "not a wav file; wanted is"),
+    (_wav(_NOISE, subtype="PCM_24"), "16-bit WAV files, but received 24"),
+    (_wav(_NOISE, subtype="FLOAT"), r"Expected 1 \(PCM\)"),
+    (_wav(_NOISE)[:400], "Data too short"),
+  ],
+)
+def test_what_is_no_such_wav_is_refused(served, content, message):
+  with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+    served.signatures["wav"](wav=tf.constant([_wav(_NOISE), content]))
+
+
+@pytest.mark.parametrize(
+  ("num_samples", "window_seconds", "hop_seconds", "begins"),
+  [
+    (40000, 1.0, 0.5, [0, 8000, 16000, 24000]),
+    (40001, 1.0, 0.5, [0, 8000, 16000, 24000, 24001]),
+    (40000, 0.75, 0.8, [0, 12800, 25600, 28000]),
+    (40000, 2.5, 0.1, [0]),
+    (12000, 1.0, 1.0, [0]),
+    (0, 1.0, 1.0, [0]),
+    (20000, 0.2, np.inf, [0, 16800]),
+    (20000, np.inf, 1.0, [0]),
+  ],
+)
+def test_a_timeline_has_the_scores_of_the_windows(
+  exported, served, num_samples, window_seconds, hop_seconds, begins
+):
+  waveform = _waveform(2, num_samples)
+  got = served.signatures["timeline"](
+    waveform=tf.constant(waveform),
+    window_seconds=tf.constant(window_seconds),
+    hop_seconds=tf.constant(hop_seconds),
+  )
+  assert got["scores"].shape == (2, len(begins), len(_CLASSES))
+  np.testing.assert_allclose(
+    got["times_seconds"], np.array(begins) / 16000, rtol=1e-6
+  )
+  window = int(min(window_seconds * 16000, num_samples))
+  for i, begin in enumerate(begins):
+    np.testing.assert_allclose(
+      got["scores"][:, i],
+      _expected(exported, waveform[:, begin : begin + window]),
+      atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, np.nan, 1e-5])
+@pytest.mark.parametrize("name", ["window_seconds", "hop_seconds"])
+def test_a_timeline_needs_a_window_and_a_hop(served, name, wrong):
+  seconds = {"window_seconds": 1.0, "hop_seconds": 1.0, name: wrong}
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match=f"{name} must be at least one sample"
+  ):
+    served.signatures["timeline"](
+      waveform=tf.zeros([1, 16000]),
+      **{name: tf.constant(value) for name, value in seconds.items()},
+    )
+
+
+def test_an_empty_waveform_is_scored_as_silence(loaded):
   empty = loaded.score(np.zeros([1, 0], np.float32))[0]
   silence = loaded.score(np.zeros([1, _MIN_SAMPLES], np.float32))[0]
   np.testing.assert_array_equal(empty, silence)
 
 
-def test_it_knows_its_classes_and_its_input(exported):
-  loaded = export.ExportedTagger(exported[1])
+def test_it_knows_its_classes_and_its_input(loaded):
   assert loaded.classes == _CLASSES
   assert loaded.sample_rate_hz == 16000
   assert (loaded.min_samples, loaded.padding) == (_MIN_SAMPLES, "repeat")

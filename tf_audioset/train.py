@@ -471,6 +471,7 @@ def export_checkpoint(
   model,
   classes: labels.ClassList,
   pipeline: data.Pipeline,
+  **options,
 ) -> None:
   """Exports the model of a checkpoint.
 
@@ -480,6 +481,7 @@ def export_checkpoint(
     model: As in `train`.
     classes: Those it was trained with.
     pipeline: As in `train`.
+    **options: For `export.export`.
 
   Raises:
     ValueError: If the checkpoint cannot be read or is another model's.
@@ -497,6 +499,7 @@ def export_checkpoint(
     classes=classes,
     min_samples=pipeline.crop_samples,
     padding=pipeline.padding,
+    **options,
   )
 
 

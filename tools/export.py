@@ -37,6 +37,15 @@ flags.DEFINE_integer(
   "Number of the version. Default: the next after those in the folder.",
   lower_bound=1,
 )
+flags.DEFINE_integer(
+  "batch_size", 8, "Clips of the signature 'batched'.", lower_bound=1
+)
+flags.DEFINE_integer(
+  "batch_samples",
+  160000,
+  "Samples of each of its clips, 16000 a second.",
+  lower_bound=1,
+)
 
 
 def main() -> None:
@@ -65,6 +74,7 @@ def main() -> None:
     model=run["model"],
     classes=classes,
     pipeline=run["pipeline"],
+    batch_shape=(FLAGS.batch_size, FLAGS.batch_samples),
   )
   print(f"exported {checkpoint} to {directory}")
 
