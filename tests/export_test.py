@@ -3,12 +3,14 @@
 
 import io
 import json
+import pathlib
 
 import numpy as np
 import pytest
 import scipy.special
 import soundfile
 import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tensorflow.core.framework import op_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -44,6 +46,8 @@ def _exported(tmp_path_factory):
     min_samples=_MIN_SAMPLES,
     padding="repeat",
     batch_shape=_BATCH_SHAPE,
+    config_gin="a.b = 'Ç'\n",
+    validation={"mAP": 0.25},
   )
   return model, folder
 
@@ -318,6 +322,80 @@ def test_no_keras_is_in_the_file(exported):
     if node.HasField("user_object")
   }
   assert not {name for name in user_objects if "keras" in name}
+
+
+def test_what_belongs_to_it_is_in_its_assets(exported):
+  folder = pathlib.Path(exported[1]) / "assets"
+  table = folder / "class_labels_indices.csv"
+  assert labels.ClassList.from_csv(str(table)) == _CLASSES
+  assert (folder / "config.gin").read_text(encoding="utf-8") == "a.b = 'Ç'\n"
+  assert json.loads((folder / "tagger.json").read_text()) == {
+    "sample_rate_hz": 16000,
+    "min_samples": _MIN_SAMPLES,
+    "padding": "repeat",
+    "validation": {"mAP": 0.25},
+  }
+
+
+def _prediction_log():
+  """TF Serving's message, as its .proto files declare it."""
+  file = descriptor_pb2.FileDescriptorProto(
+    name="serving.proto",
+    package="serving",
+    dependency=["tensorflow/core/framework/tensor.proto"],
+    syntax="proto3",
+  )
+
+  def message(name, *fields, within=file.message_type):
+    added = within.add(name=name)
+    for field_name, number, kind in fields:
+      field = added.field.add(name=field_name, number=number, label=1)
+      if kind is str:
+        field.type = field.TYPE_STRING
+      else:
+        field.type, field.type_name = field.TYPE_MESSAGE, kind
+    return added
+
+  message("ModelSpec", ("name", 1, str), ("signature_name", 3, str))
+  request = message(
+    "PredictRequest",
+    ("model_spec", 1, ".serving.ModelSpec"),
+    ("inputs", 2, ".serving.PredictRequest.InputsEntry"),
+  )
+  request.field[1].label = request.field[1].LABEL_REPEATED
+  entry = message(
+    "InputsEntry",
+    ("key", 1, str),
+    ("value", 2, ".tensorflow.TensorProto"),
+    within=request.nested_type,
+  )
+  entry.options.map_entry = True
+  message("PredictLog", ("request", 1, ".serving.PredictRequest"))
+  message("PredictionLog", ("predict_log", 6, ".serving.PredictLog"))
+  pool = descriptor_pool.Default()
+  pool.Add(file)
+  return message_factory.GetMessageClass(
+    pool.FindMessageTypeByName("serving.PredictionLog")
+  )
+
+
+def test_every_signature_that_computes_is_warmed_up(exported, served):
+  path = f"{exported[1]}/assets.extra/tf_serving_warmup_requests"
+  log_class = _prediction_log()
+  warmed = set()
+  for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+    log = log_class.FromString(record)
+    request = log.predict_log.request
+    signature = served.signatures[request.model_spec.signature_name]
+    outputs = signature(
+      **{
+        name: tf.constant(tf.make_ndarray(x))
+        for name, x in request.inputs.items()
+      }
+    )
+    assert all(len(output) for output in outputs.values())
+    warmed.add(request.model_spec.signature_name)
+  assert warmed == set(served.signatures) - {"classes"}
 
 
 def test_what_is_no_exported_tagger_is_refused(tmp_path):

@@ -264,6 +264,12 @@ def test_checkpoints_are_exported_as_versions(trained, tmp_path):
   command.succeed(*_export(run, folder, "--checkpoint=best"))
   # Nothing half written is left.
   assert sorted(path.name for path in folder.iterdir()) == ["1", "7", "8"]
+  assets = folder / "7" / "assets"
+  assert (assets / "config.gin").read_text() == (run / "config.gin").read_text()
+  validation = json.loads((assets / "tagger.json").read_text())["validation"]
+  assert validation == next(
+    row for row in _metrics(run) if row["step"] == 6 and "epoch" in row
+  )
   waveform = np.stack([toy.clip(i, 9000)[0] for i in range(4)]) / 32768
   last, old = (
     export.ExportedTagger(str(path)).score(waveform)[0]

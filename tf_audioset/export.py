@@ -15,6 +15,9 @@
     classes: (nothing) -> mid, name string [num_classes]; sample_rate_hz,
       min_samples int32 scalars; padding string scalar
 
+Its assets: class_labels_indices.csv; tagger.json, sample rate, padding and
+validation; config.gin. In assets.extra: TF Serving's warm-up requests.
+
 It is a plain `tf.Module` of functions and variables: loading it needs neither
 this package nor Keras, tensorflow-addons or tensorflow-io.
 """
@@ -22,6 +25,7 @@ this package nor Keras, tensorflow-addons or tensorflow-io.
 from __future__ import annotations
 
 import csv
+import json
 import os
 import pathlib
 import tempfile
@@ -29,7 +33,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import data, labels, records
+from tf_audioset import data, labels, records, warmup
 
 
 def export(
@@ -40,6 +44,8 @@ def export(
   min_samples: int,
   padding: str,
   batch_shape: tuple[int, int] = (8, 160000),
+  config_gin: str = "",
+  validation: dict[str, float] | None = None,
 ) -> None:
   """Writes `tagger` as a SavedModel.
 
@@ -52,6 +58,8 @@ def export(
     min_samples: Shorter waveforms are padded to this, as in training.
     padding: How, see `data.pad`.
     batch_shape: (batch_size, num_samples) of the signature `batched`.
+    config_gin: What it was trained with, kept as assets/config.gin.
+    validation: What it reached, kept in assets/tagger.json.
   """
   directory = directory.rstrip("/")
   module = tf.Module(name="tagger")
@@ -103,9 +111,20 @@ def export(
   }
   module.functions = list(signatures.values())
   with tempfile.TemporaryDirectory() as folder:
-    table = os.path.join(folder, "class_labels_indices.csv")
-    _write_classes(table, classes)
-    module.class_table = tf.saved_model.Asset(table)
+    folder = pathlib.Path(folder)
+    _write_classes(folder / "class_labels_indices.csv", classes)
+    about = {
+      "sample_rate_hz": records.SAMPLE_RATE_HZ,
+      "min_samples": min_samples,
+      "padding": padding,
+      "validation": validation,
+    }
+    (folder / "tagger.json").write_text(json.dumps(about, indent=1) + "\n")
+    if config_gin:
+      (folder / "config.gin").write_text(config_gin, encoding="utf-8")
+    module.files = [
+      tf.saved_model.Asset(str(path)) for path in sorted(folder.iterdir())
+    ]
     # TF Serving looks for numbers only.
     parent, name = os.path.split(directory)
     partial = os.path.join(parent, f".{name}.partial")
@@ -113,7 +132,31 @@ def export(
       if tf.io.gfile.exists(old):
         tf.io.gfile.rmtree(old)
     tf.saved_model.save(module, partial, signatures=signatures)
-    tf.io.gfile.rename(partial, directory)
+  warmup.write(partial, _requests(min_samples, batch_shape))
+  tf.io.gfile.rename(partial, directory)
+
+
+def _requests(min_samples: int, batch_shape: tuple[int, int]):
+  """A request of silence for each signature that computes."""
+
+  def zeros(*shape):
+    return tf.make_tensor_proto(0.0, shape=shape)
+
+  wav = tf.audio.encode_wav(tf.zeros([min_samples, 1]), records.SAMPLE_RATE_HZ)
+  second = tf.make_tensor_proto(1.0)
+  return [
+    ("serving_default", {"waveform": zeros(1, min_samples)}),
+    ("batched", {"waveform": zeros(*batch_shape)}),
+    ("wav", {"wav": tf.make_tensor_proto([wav.numpy()])}),
+    (
+      "timeline",
+      {
+        "waveform": zeros(1, min_samples),
+        "window_seconds": second,
+        "hop_seconds": second,
+      },
+    ),
+  ]
 
 
 def _wav_function(score):
@@ -290,8 +333,8 @@ def _newest_version(directory: str) -> str:
   )
 
 
-def _write_classes(path: str, classes: labels.ClassList) -> None:
-  with pathlib.Path(path).open("w", newline="", encoding="utf-8") as file:
+def _write_classes(path: pathlib.Path, classes: labels.ClassList) -> None:
+  with path.open("w", newline="", encoding="utf-8") as file:
     writer = csv.writer(file)
     writer.writerow(["index", "mid", "display_name"])
     for i, (mid, name) in enumerate(zip(classes.mids, classes.names)):

@@ -25,6 +25,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import signal
 
 import gin
@@ -331,6 +332,7 @@ def train(
     export_checkpoint(
       path,
       os.path.join(workdir, "saved_model", "1"),
+      workdir=workdir,
       model=model,
       classes=training.classes,
       pipeline=pipeline,
@@ -468,6 +470,7 @@ def export_checkpoint(
   path: str,
   directory: str,
   *,
+  workdir: str,
   model,
   classes: labels.ClassList,
   pipeline: data.Pipeline,
@@ -478,6 +481,8 @@ def export_checkpoint(
   Args:
     path: The checkpoint.
     directory: Where the SavedModel goes, see `export.export`.
+    workdir: Of the run, whose configuration is exported as well, and the
+      validation at this step, if there was one.
     model: As in `train`.
     classes: Those it was trained with.
     pipeline: As in `train`.
@@ -499,8 +504,22 @@ def export_checkpoint(
     classes=classes,
     min_samples=pipeline.crop_samples,
     padding=pipeline.padding,
+    config_gin=read_run(workdir)[1],
+    validation=_validation_of(path, workdir),
     **options,
   )
+
+
+def _validation_of(path: str, workdir: str) -> dict[str, float] | None:
+  """The validation of a checkpoint, if it is one of this run's."""
+  folder, name = os.path.split(path)
+  step = re.fullmatch(r"ckpt-(\d+)", name)
+  is_of_run = os.path.abspath(os.path.dirname(folder)) == os.path.abspath(
+    workdir
+  )
+  if not step or not is_of_run:
+    return None
+  return reporting.validations(workdir).get(int(step[1]))
 
 
 def read_run(workdir: str) -> tuple[labels.ClassList, str]:

@@ -71,6 +71,7 @@ def main() -> None:
   train.export_checkpoint(
     checkpoint,
     directory,
+    workdir=FLAGS.workdir,
     model=run["model"],
     classes=classes,
     pipeline=run["pipeline"],
