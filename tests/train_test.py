@@ -207,6 +207,23 @@ def test_other_classes_are_refused_and_other_parameters_shown(
     start()
 
 
+def _exported_weights(folder):
+  reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+  return {
+    name: reader.get_tensor(name)
+    for name in reader.get_variable_to_shape_map()
+    if name.startswith("model_variables/")
+  }
+
+
+def _files(folder):
+  return {
+    path.relative_to(folder): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
+
+
 def _weights(path):
   reader = tf.train.load_checkpoint(str(path))
   return {
@@ -262,8 +279,18 @@ def test_checkpoints_are_exported_as_versions(trained, tmp_path):
   first = run / "checkpoints" / "ckpt-6"
   command.succeed(*_export(run, folder, f"--checkpoint={first}", "--version=7"))
   command.succeed(*_export(run, folder, "--checkpoint=best"))
+  command.succeed(*_export(run, folder, "--checkpoint=last"))
   # Nothing half written is left.
-  assert sorted(path.name for path in folder.iterdir()) == ["1", "7", "8"]
+  assert sorted(path.name for path in folder.iterdir()) == ["1", "7", "8", "9"]
+  # The same checkpoint makes the same bytes, which a process that did other
+  # things before, as training did, numbers differently.
+  assert _files(folder / "1") == _files(folder / "9")
+  weights, of_training = (
+    _exported_weights(path)
+    for path in (folder / "1", run / "saved_model" / "1")
+  )
+  assert len(weights) > 50
+  np.testing.assert_equal(weights, of_training)
   assets = folder / "7" / "assets"
   assert (assets / "config.gin").read_text() == (run / "config.gin").read_text()
   validation = json.loads((assets / "tagger.json").read_text())["validation"]
