@@ -4,6 +4,7 @@
 import io
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -396,6 +397,32 @@ def test_every_signature_that_computes_is_warmed_up(exported, served):
     assert all(len(output) for output in outputs.values())
     warmed.add(request.model_spec.signature_name)
   assert warmed == set(served.signatures) - {"classes"}
+
+
+def test_only_a_saved_model_is_replaced(exported, tmp_path):
+  def export_again(folder):
+    export.export(
+      exported[0],
+      str(folder),
+      classes=_CLASSES,
+      min_samples=_MIN_SAMPLES,
+      padding="repeat",
+    )
+
+  mine = tmp_path / "mine"
+  mine.mkdir()
+  (mine / "notes.txt").write_text("keep")
+  with pytest.raises(ValueError, match="'notes.txt', which is no part"):
+    export_again(mine)
+  with pytest.raises(ValueError, match="is a file"):
+    export_again(mine / "notes.txt")
+  assert (mine / "notes.txt").read_text() == "keep"
+  shutil.copytree(exported[1], tmp_path / "1")
+  (tmp_path / "1" / "assets" / "old.txt").write_text("old")
+  export_again(tmp_path / "1")
+  assert {path.name for path in tmp_path.iterdir()} == {"1", "mine"}
+  assert not (tmp_path / "1" / "assets" / "old.txt").exists()
+  assert export.ExportedTagger(str(tmp_path / "1")).classes == _CLASSES
 
 
 def test_what_is_no_exported_tagger_is_refused(tmp_path):

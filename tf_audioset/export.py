@@ -51,17 +51,21 @@ def export(
 
   Args:
     tagger: A built `Tagger`, created outside of any strategy's scope.
-    directory: Where; what is there is replaced. It appears when it is whole,
-      at once on a disk; in a bucket file by file, since there a folder is
-      renamed by copying.
+    directory: Where; a SavedModel that is there is replaced. It appears when
+      it is whole, at once on a disk; in a bucket file by file, since there a
+      folder is renamed by copying.
     classes: As many as the tagger has logits.
     min_samples: Shorter waveforms are padded to this, as in training.
     padding: How, see `data.pad`.
     batch_shape: (batch_size, num_samples) of the signature `batched`.
     config_gin: What it was trained with, kept as assets/config.gin.
     validation: What it reached, kept in assets/tagger.json.
+
+  Raises:
+    ValueError: If `directory` holds anything but a SavedModel.
   """
   directory = directory.rstrip("/")
+  _refuse_other_files(directory)
   module = tf.Module(name="tagger")
   # The variables alone: the tagger itself would bring its Keras layers along.
   module.model_variables = list(tagger.variables)
@@ -134,6 +138,27 @@ def export(
     tf.saved_model.save(module, partial, signatures=signatures)
   warmup.write(partial, _requests(min_samples, batch_shape))
   tf.io.gfile.rename(partial, directory)
+
+
+def _refuse_other_files(directory: str) -> None:
+  """So that nothing is deleted that an export has not written."""
+  if not tf.io.gfile.exists(directory):
+    return
+  if not tf.io.gfile.isdir(directory):
+    raise ValueError(f"{directory} is a file: choose another name.")
+  names = {name.rstrip("/") for name in tf.io.gfile.listdir(directory)}
+  others = names - {
+    "assets",
+    "assets.extra",
+    "fingerprint.pb",
+    "saved_model.pb",
+    "variables",
+  }
+  if others:
+    raise ValueError(
+      f"{directory} holds {min(others)!r}, which is no part of a SavedModel, "
+      "and is not replaced: choose another folder."
+    )
 
 
 def _requests(min_samples: int, batch_shape: tuple[int, int]):
