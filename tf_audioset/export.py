@@ -132,11 +132,12 @@ def export(
     # TF Serving looks for numbers only.
     parent, name = os.path.split(directory)
     partial = os.path.join(parent, f".{name}.partial")
-    for old in (partial, directory):
-      if tf.io.gfile.exists(old):
-        tf.io.gfile.rmtree(old)
+    if tf.io.gfile.exists(partial):
+      tf.io.gfile.rmtree(partial)
     tf.saved_model.save(module, partial, signatures=signatures)
   warmup.write(partial, _requests(min_samples, batch_shape))
+  if tf.io.gfile.exists(directory):
+    tf.io.gfile.rmtree(directory)
   tf.io.gfile.rename(partial, directory)
 
 
