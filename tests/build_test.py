@@ -28,6 +28,7 @@ _FOLDERS = (
 _PIP = {
   "absl": "absl-py",
   "gin": "gin-config",
+  "google": "protobuf",
   "official": "tf-models-official",
   "sklearn": "scikit-learn",
   "tensorflow_addons": "tensorflow-addons",

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SavedModel against the model, and alone in a bare process."""
 
+import io
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
 import scipy.special
+import soundfile
 import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from tensorflow.core.framework import op_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tests import command
@@ -15,6 +21,7 @@ from tf_audioset.models import resnet
 
 _CLASSES = labels.ClassList(("/m/a", "/m/b", "/m/c"), ("A, first", "B", "Ç"))
 _MIN_SAMPLES = 8000
+_BATCH_SHAPE = (3, 5000)
 
 
 @pytest.fixture(name="exported", scope="module")
@@ -34,9 +41,26 @@ def _exported(tmp_path_factory):
       variable.assign(variable + 0.1 * noise)
   folder = str(tmp_path_factory.mktemp("model") / "1")
   export.export(
-    model, folder, classes=_CLASSES, min_samples=_MIN_SAMPLES, padding="repeat"
+    model,
+    folder,
+    classes=_CLASSES,
+    min_samples=_MIN_SAMPLES,
+    padding="repeat",
+    batch_shape=_BATCH_SHAPE,
+    config_gin="a.b = 'Ç'\n",
+    validation={"mAP": 0.25},
   )
   return model, folder
+
+
+@pytest.fixture(name="loaded", scope="module")
+def _loaded(exported):
+  return export.ExportedTagger(exported[1])
+
+
+@pytest.fixture(name="served", scope="module")
+def _served(exported):
+  return tf.saved_model.load(exported[1])
 
 
 def _waveform(batch, num_samples):
@@ -49,28 +73,136 @@ def _waveform(batch, num_samples):
 
 @pytest.mark.parametrize(
   ("batch", "num_samples"),
-  [(1, 8000), (3, 16000), (2, 37001), (5, 1600), (1, 1)],
+  [(1, 1), (2, 37001)]
+  + [(batch, int(s * 16000)) for s in (0.1, 1, 5, 10) for batch in (1, 64)]
+  + [(batch, 37 * 16000) for batch in (1, 5)],
 )
-def test_scores_equal_the_models(exported, batch, num_samples):
-  model, folder = exported
-  loaded = export.ExportedTagger(folder)
+def test_scores_equal_the_models(exported, loaded, batch, num_samples):
   waveform = _waveform(batch, num_samples)
   scores, embedding = loaded.score(waveform)
   padded = data.pad(tf.constant(waveform), _MIN_SAMPLES, "repeat")
-  expected = scipy.special.expit(model(padded).numpy())
-  np.testing.assert_allclose(scores, expected, atol=1e-5)
-  np.testing.assert_allclose(embedding, model.embed(padded), atol=1e-4)
+  np.testing.assert_allclose(
+    scores, _expected(exported, waveform), rtol=0, atol=1e-5
+  )
+  np.testing.assert_allclose(embedding, exported[0].embed(padded), atol=1e-4)
 
 
-def test_an_empty_waveform_is_scored_as_silence(exported):
-  loaded = export.ExportedTagger(exported[1])
+def _expected(exported, waveform):
+  """Scores of the model, not of its export."""
+  padded = data.pad(tf.constant(waveform, tf.float32), _MIN_SAMPLES, "repeat")
+  return scipy.special.expit(exported[0](padded).numpy())
+
+
+def test_one_shape_is_fixed(exported, served):
+  batched = served.signatures["batched"]
+  (spec,) = batched.structured_input_signature[1].values()
+  assert tuple(spec.shape) == _BATCH_SHAPE
+  assert batched.structured_outputs["scores"].shape == (3, len(_CLASSES))
+  waveform = _waveform(*_BATCH_SHAPE)
+  np.testing.assert_allclose(
+    batched(waveform=tf.constant(waveform))["scores"],
+    _expected(exported, waveform),
+    atol=1e-5,
+  )
+
+
+def _wav(samples, rate_hz=16000, subtype="PCM_16", kind="WAV"):
+  file = io.BytesIO()
+  soundfile.write(file, samples, rate_hz, subtype=subtype, format=kind)
+  return file.getvalue()
+
+
+def test_wavs_of_any_length_are_scored_each_by_itself(exported, loaded, served):
+  clips = [
+    np.round(_waveform(num_samples, channels) * 32767).astype(np.int16)
+    for num_samples, channels in ((20000, 1), (3000, 2), (9001, 3))
+  ]
+  got = served.signatures["wav"](wav=tf.constant([_wav(x) for x in clips]))
+  for i, samples in enumerate(clips):
+    mono = (samples / 32768.0).mean(axis=1)[np.newaxis]
+    np.testing.assert_allclose(
+      got["scores"][i], _expected(exported, mono)[0], atol=1e-5
+    )
+    np.testing.assert_array_equal(got["embedding"][i], loaded.score(mono)[1][0])
+  none = served.signatures["wav"](wav=tf.constant([], tf.string))
+  assert none["scores"].shape == (0, len(_CLASSES))
+
+
+_NOISE = _waveform(1, 500)[0]
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (_wav(_NOISE, 44100), r"wanted .* 16000 Hz; given, in Hz:\] \[44100\]"),
+    (b"", "not a wav file; wanted is a 16-bit PCM wav file at 16000 Hz"),
+    (b"\xff\xfb\x90", "not a wav file; wanted is"),
+    (_wav(_NOISE, kind="FLAC"), "not a wav file; wanted is"),
+    (_wav(_NOISE, subtype="PCM_24"), "16-bit WAV files, but received 24"),
+    (_wav(_NOISE, subtype="FLOAT"), r"Expected 1 \(PCM\)"),
+    (_wav(_NOISE)[:400], "Data too short"),
+  ],
+)
+def test_what_is_no_such_wav_is_refused(served, content, message):
+  with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+    served.signatures["wav"](wav=tf.constant([_wav(_NOISE), content]))
+
+
+@pytest.mark.parametrize(
+  ("num_samples", "window_seconds", "hop_seconds", "begins"),
+  [
+    (40000, 1.0, 0.5, [0, 8000, 16000, 24000]),
+    (40001, 1.0, 0.5, [0, 8000, 16000, 24000, 24001]),
+    (40000, 0.75, 0.8, [0, 12800, 25600, 28000]),
+    (40000, 2.5, 0.1, [0]),
+    (12000, 1.0, 1.0, [0]),
+    (0, 1.0, 1.0, [0]),
+    (20000, 0.2, np.inf, [0, 16800]),
+    (20000, np.inf, 1.0, [0]),
+  ],
+)
+def test_a_timeline_has_the_scores_of_the_windows(
+  exported, served, num_samples, window_seconds, hop_seconds, begins
+):
+  waveform = _waveform(2, num_samples)
+  got = served.signatures["timeline"](
+    waveform=tf.constant(waveform),
+    window_seconds=tf.constant(window_seconds),
+    hop_seconds=tf.constant(hop_seconds),
+  )
+  assert got["scores"].shape == (2, len(begins), len(_CLASSES))
+  np.testing.assert_allclose(
+    got["times_seconds"], np.array(begins) / 16000, rtol=1e-6
+  )
+  window = int(min(window_seconds * 16000, num_samples))
+  for i, begin in enumerate(begins):
+    np.testing.assert_allclose(
+      got["scores"][:, i],
+      _expected(exported, waveform[:, begin : begin + window]),
+      atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, np.nan, 1e-5])
+@pytest.mark.parametrize("name", ["window_seconds", "hop_seconds"])
+def test_a_timeline_needs_a_window_and_a_hop(served, name, wrong):
+  seconds = {"window_seconds": 1.0, "hop_seconds": 1.0, name: wrong}
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match=f"{name} must be at least one sample"
+  ):
+    served.signatures["timeline"](
+      waveform=tf.zeros([1, 16000]),
+      **{name: tf.constant(value) for name, value in seconds.items()},
+    )
+
+
+def test_an_empty_waveform_is_scored_as_silence(loaded):
   empty = loaded.score(np.zeros([1, 0], np.float32))[0]
   silence = loaded.score(np.zeros([1, _MIN_SAMPLES], np.float32))[0]
   np.testing.assert_array_equal(empty, silence)
 
 
-def test_it_knows_its_classes_and_its_input(exported):
-  loaded = export.ExportedTagger(exported[1])
+def test_it_knows_its_classes_and_its_input(loaded):
   assert loaded.classes == _CLASSES
   assert loaded.sample_rate_hz == 16000
   assert (loaded.min_samples, loaded.padding) == (_MIN_SAMPLES, "repeat")
@@ -125,23 +257,172 @@ print(json.dumps({
   np.testing.assert_allclose(answer["scores"], expected, atol=1e-5)
 
 
-def test_only_tensorflows_own_operations_and_no_keras_in_the_file(exported):
+def _meta_graph(folder):
   message = saved_model_pb2.SavedModel()
-  with open(f"{exported[1]}/saved_model.pb", "rb") as file:
+  with open(f"{folder}/saved_model.pb", "rb") as file:
     message.ParseFromString(file.read())
-  graph = message.meta_graphs[0]
+  return message.meta_graphs[0]
+
+
+def _run_in_c(saved_model, folder, signature, inputs):
+  """Outputs of a signature, as `tests/c_api.py` computes them."""
+  signature = _meta_graph(saved_model).signature_def[signature]
+  np.savez(
+    folder / "inputs.npz",
+    **{signature.inputs[name].name: x for name, x in inputs.items()},
+  )
+  names = sorted(signature.outputs)
+  tensors = [signature.outputs[name].name for name in names]
+  command.succeed("tests/c_api.py", saved_model, folder, *tensors)
+  with np.load(folder / "outputs.npz") as file:
+    return dict(zip(names, file.values()))
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "wav", "timeline"])
+def test_the_c_library_alone_runs_it(exported, tmp_path, signature):
+  samples = np.round(_waveform(2, 12345) * 32767).astype(np.int16)
+  waveform = np.float32(samples / 32768)
+  inputs = {
+    "serving_default": {"waveform": waveform},
+    "wav": {"wav": np.array([_wav(x) for x in samples], object)},
+    "timeline": {
+      "waveform": waveform,
+      "window_seconds": np.float32(0.6),
+      "hop_seconds": np.float32(9),
+    },
+  }[signature]
+  got = _run_in_c(exported[1], tmp_path, signature, inputs)
+  parts = [waveform]
+  if signature == "timeline":
+    parts = [waveform[:, :9600], waveform[:, -9600:]]
+    got["scores"] = np.concatenate([*got["scores"].transpose([1, 0, 2])])
+  expected = np.concatenate([_expected(exported, part) for part in parts])
+  np.testing.assert_allclose(got["scores"], expected, rtol=0, atol=1e-5)
+
+
+def test_the_c_library_alone_knows_every_operation(exported, tmp_path):
+  waveform = _waveform(1, 8000)
+  _run_in_c(exported[1], tmp_path, "serving_default", {"waveform": waveform})
+  known = op_def_pb2.OpList.FromString((tmp_path / "ops.pb").read_bytes())
+  graph = _meta_graph(exported[1])
   nodes = list(graph.graph_def.node)
   for function in graph.graph_def.library.function:
     nodes += function.node_def
-  operations = {node.op for node in nodes}
-  assert not {"PyFunc", "EagerPyFunc", "PyFuncStateless"} & operations
-  assert not {op for op in operations if ">" in op}  # "Addons>..." and such.
+  used = {node.op for node in nodes}
+  assert {"DecodeWav", "RFFT", "Conv2D"} <= used
+  # Those of addons and tensorflow-io are named "Addons>..." and "IO>...".
+  assert used <= {op.name for op in known.op if ">" not in op.name}
+  # They would call the Python that made them.
+  assert not {op for op in used if "PyFunc" in op}
+
+
+def test_no_keras_is_in_the_file(exported):
   user_objects = {
     node.user_object.identifier
-    for node in graph.object_graph_def.nodes
+    for node in _meta_graph(exported[1]).object_graph_def.nodes
     if node.HasField("user_object")
   }
   assert not {name for name in user_objects if "keras" in name}
+
+
+def test_what_belongs_to_it_is_in_its_assets(exported):
+  folder = pathlib.Path(exported[1]) / "assets"
+  table = folder / "class_labels_indices.csv"
+  assert labels.ClassList.from_csv(str(table)) == _CLASSES
+  assert (folder / "config.gin").read_text(encoding="utf-8") == "a.b = 'Ç'\n"
+  assert json.loads((folder / "tagger.json").read_text()) == {
+    "sample_rate_hz": 16000,
+    "min_samples": _MIN_SAMPLES,
+    "padding": "repeat",
+    "validation": {"mAP": 0.25},
+  }
+
+
+def _prediction_log():
+  """TF Serving's message, as its .proto files declare it."""
+  file = descriptor_pb2.FileDescriptorProto(
+    name="serving.proto",
+    package="serving",
+    dependency=["tensorflow/core/framework/tensor.proto"],
+    syntax="proto3",
+  )
+
+  def message(name, *fields, within=file.message_type):
+    added = within.add(name=name)
+    for field_name, number, kind in fields:
+      field = added.field.add(name=field_name, number=number, label=1)
+      if kind is str:
+        field.type = field.TYPE_STRING
+      else:
+        field.type, field.type_name = field.TYPE_MESSAGE, kind
+    return added
+
+  message("ModelSpec", ("name", 1, str), ("signature_name", 3, str))
+  request = message(
+    "PredictRequest",
+    ("model_spec", 1, ".serving.ModelSpec"),
+    ("inputs", 2, ".serving.PredictRequest.InputsEntry"),
+  )
+  request.field[1].label = request.field[1].LABEL_REPEATED
+  entry = message(
+    "InputsEntry",
+    ("key", 1, str),
+    ("value", 2, ".tensorflow.TensorProto"),
+    within=request.nested_type,
+  )
+  entry.options.map_entry = True
+  message("PredictLog", ("request", 1, ".serving.PredictRequest"))
+  message("PredictionLog", ("predict_log", 6, ".serving.PredictLog"))
+  pool = descriptor_pool.Default()
+  pool.Add(file)
+  return message_factory.GetMessageClass(
+    pool.FindMessageTypeByName("serving.PredictionLog")
+  )
+
+
+def test_every_signature_that_computes_is_warmed_up(exported, served):
+  path = f"{exported[1]}/assets.extra/tf_serving_warmup_requests"
+  log_class = _prediction_log()
+  warmed = set()
+  for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+    log = log_class.FromString(record)
+    request = log.predict_log.request
+    signature = served.signatures[request.model_spec.signature_name]
+    outputs = signature(
+      **{
+        name: tf.constant(tf.make_ndarray(x))
+        for name, x in request.inputs.items()
+      }
+    )
+    assert all(len(output) for output in outputs.values())
+    warmed.add(request.model_spec.signature_name)
+  assert warmed == set(served.signatures) - {"classes"}
+
+
+def test_only_a_saved_model_is_replaced(exported, tmp_path):
+  def export_again(folder):
+    export.export(
+      exported[0],
+      str(folder),
+      classes=_CLASSES,
+      min_samples=_MIN_SAMPLES,
+      padding="repeat",
+    )
+
+  mine = tmp_path / "mine"
+  mine.mkdir()
+  (mine / "notes.txt").write_text("keep")
+  with pytest.raises(ValueError, match="'notes.txt', which is no part"):
+    export_again(mine)
+  with pytest.raises(ValueError, match="is a file"):
+    export_again(mine / "notes.txt")
+  assert (mine / "notes.txt").read_text() == "keep"
+  shutil.copytree(exported[1], tmp_path / "1")
+  (tmp_path / "1" / "assets" / "old.txt").write_text("old")
+  export_again(tmp_path / "1")
+  assert {path.name for path in tmp_path.iterdir()} == {"1", "mine"}
+  assert not (tmp_path / "1" / "assets" / "old.txt").exists()
+  assert export.ExportedTagger(str(tmp_path / "1")).classes == _CLASSES
 
 
 def test_what_is_no_exported_tagger_is_refused(tmp_path):

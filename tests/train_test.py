@@ -207,6 +207,23 @@ def test_other_classes_are_refused_and_other_parameters_shown(
     start()
 
 
+def _exported_weights(folder):
+  reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+  return {
+    name: reader.get_tensor(name)
+    for name in reader.get_variable_to_shape_map()
+    if name.startswith("model_variables/")
+  }
+
+
+def _files(folder):
+  return {
+    path.relative_to(folder): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
+
+
 def _weights(path):
   reader = tf.train.load_checkpoint(str(path))
   return {
@@ -244,6 +261,91 @@ def test_evaluate_equals_scikit_learn(trained):
   assert [row["name"] for row in rows] == list(toy.NAMES)
   assert [int(row["positives"]) for row in rows] == list(targets.sum(axis=0))
   assert [float(row["ap"]) for row in rows] == pytest.approx(ap, abs=1e-5)
+
+
+def _export(run, folder, *arguments):
+  return [
+    "tools/export.py",
+    f"--workdir={run}",
+    f"--output_dir={folder}",
+    *arguments,
+  ]
+
+
+def test_checkpoints_are_exported_as_versions(trained, tmp_path):
+  run, folder = trained[0] / "run", tmp_path / "tagger"
+  out = command.succeed(*_export(run, folder, "--checkpoint=last"))
+  assert "ckpt-12 to" in out
+  first = run / "checkpoints" / "ckpt-6"
+  command.succeed(*_export(run, folder, f"--checkpoint={first}", "--version=7"))
+  command.succeed(*_export(run, folder, "--checkpoint=best"))
+  command.succeed(*_export(run, folder, "--checkpoint=last"))
+  # Nothing half written is left.
+  assert sorted(path.name for path in folder.iterdir()) == ["1", "7", "8", "9"]
+  # The same checkpoint makes the same bytes, which a process that did other
+  # things before, as training did, numbers differently.
+  assert _files(folder / "1") == _files(folder / "9")
+  weights, of_training = (
+    _exported_weights(path)
+    for path in (folder / "1", run / "saved_model" / "1")
+  )
+  assert len(weights) > 50
+  np.testing.assert_equal(weights, of_training)
+  assets = folder / "7" / "assets"
+  assert (assets / "config.gin").read_text() == (run / "config.gin").read_text()
+  validation = json.loads((assets / "tagger.json").read_text())["validation"]
+  assert validation == next(
+    row for row in _metrics(run) if row["step"] == 6 and "epoch" in row
+  )
+  waveform = np.stack([toy.clip(i, 9000)[0] for i in range(4)]) / 32768
+  last, old = (
+    export.ExportedTagger(str(path)).score(waveform)[0]
+    for path in (folder / "1", folder / "7")
+  )
+  trained_model = export.ExportedTagger(str(run / "saved_model"))
+  np.testing.assert_allclose(last, trained_model.score(waveform)[0], atol=1e-6)
+  assert abs(last - old).max() > 1e-3
+  config.load([str(run / "config.gin")])
+  tagger = gin.query_parameter("train.model").scoped_configurable_fn(
+    num_classes=3
+  )
+  tagger(tf.zeros([1, 8000]))
+  tf.train.Checkpoint(model=tagger).restore(str(first)).expect_partial()
+  np.testing.assert_allclose(old, tf.sigmoid(tagger(waveform)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--checkpoint=none"], "no checkpoint none"),
+    (["--checkpoint=last", "--version=1"], "has a version 1"),
+  ],
+)
+def test_what_cannot_be_exported_is_told(trained, arguments, message):
+  run = trained[0] / "run"
+  line = command.fail(*_export(run, run / "saved_model", *arguments))
+  assert message in line
+
+
+def test_a_work_directory_is_needed_to_export(trained, tmp_path):
+  line = command.fail(*_export(tmp_path, tmp_path, "--checkpoint=last"))
+  assert "no work directory" in line
+  for name in ("run.json", "config.gin"):
+    shutil.copy(trained[0] / "run" / name, tmp_path)
+  run = json.loads((tmp_path / "run.json").read_text())
+  assert [row["name"] for row in run.pop("classes")] == list(toy.NAMES)
+  (tmp_path / "run.json").write_text(json.dumps(run))
+  with pytest.raises(ValueError, match="older version: give the training"):
+    train.read_run(str(tmp_path))
+
+
+def test_another_models_checkpoint_is_not_exported(trained, tmp_path):
+  run = trained[0] / "run"
+  other = tf.train.Checkpoint(model=toy.MeanBackbone()).save(
+    str(tmp_path / "ckpt")
+  )
+  line = command.fail(*_export(run, tmp_path, f"--checkpoint={other}"))
+  assert "is no checkpoint of this model" in line
 
 
 def test_predict_takes_any_rate_and_goes_on_after_a_bad_file(trained, tmp_path):

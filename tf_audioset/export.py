@@ -1,10 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SavedModel: what it holds, and how it is loaded.
 
-    serving_default: waveform float32 [batch, num_samples] ->
-      scores float32 [batch, num_classes], embedding float32 [batch, size]
+    serving_default: waveform float32 [batch, num_samples], mono, full
+      scale +-1 -> scores float32 [batch, num_classes], embedding
+      float32 [batch, size]
+    batched: the same for one fixed shape, as XLA wants it
+    wav: wav string [batch], each the bytes of a 16-bit PCM wav file -> the
+      same. Channels are averaged. Each clip is scored by itself, so that clips
+      of different lengths can be given together.
+    timeline: waveform as above; window_seconds, hop_seconds float32 scalars ->
+      scores float32 [batch, num_windows, num_classes], times_seconds float32
+      [num_windows], where each window begins. The last window ends with the
+      waveform.
     classes: (nothing) -> mid, name string [num_classes]; sample_rate_hz,
       min_samples int32 scalars; padding string scalar
+
+Its assets: class_labels_indices.csv; tagger.json, sample rate, padding and
+validation; config.gin. In assets.extra: TF Serving's warm-up requests.
 
 It is a plain `tf.Module` of functions and variables: loading it needs neither
 this package nor Keras, tensorflow-addons or tensorflow-io.
@@ -13,6 +25,7 @@ this package nor Keras, tensorflow-addons or tensorflow-io.
 from __future__ import annotations
 
 import csv
+import json
 import os
 import pathlib
 import tempfile
@@ -20,7 +33,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import data, labels, records
+from tf_audioset import data, labels, records, warmup
 
 
 def export(
@@ -30,30 +43,57 @@ def export(
   classes: labels.ClassList,
   min_samples: int,
   padding: str,
+  batch_shape: tuple[int, int] = (8, 160000),
+  config_gin: str = "",
+  validation: dict[str, float] | None = None,
 ) -> None:
   """Writes `tagger` as a SavedModel.
 
   Args:
     tagger: A built `Tagger`, created outside of any strategy's scope.
-    directory: Where; what is there is replaced.
+    directory: Where; a SavedModel that is there is replaced. It appears when
+      it is whole, at once on a disk; in a bucket file by file, since there a
+      folder is renamed by copying.
     classes: As many as the tagger has logits.
     min_samples: Shorter waveforms are padded to this, as in training.
     padding: How, see `data.pad`.
+    batch_shape: (batch_size, num_samples) of the signature `batched`.
+    config_gin: What it was trained with, kept as assets/config.gin.
+    validation: What it reached, kept in assets/tagger.json.
+
+  Raises:
+    ValueError: If `directory` holds anything but a SavedModel.
   """
+  directory = directory.rstrip("/")
+  _refuse_other_files(directory)
   module = tf.Module(name="tagger")
   # The variables alone: the tagger itself would bring its Keras layers along.
   module.model_variables = list(tagger.variables)
 
-  @tf.function(
-    input_signature=[tf.TensorSpec([None, None], tf.float32, name="waveform")]
-  )
-  def score(waveform):
-    embedding = tagger.embed(data.pad(waveform, min_samples, padding))
+  def outputs(waveform):
+    embedding = tagger.embed(waveform)
     logits = tagger.head(embedding)
     return {
       "scores": tf.exp(tagger.loss_function.log_scores(logits)),
       "embedding": tf.cast(embedding, tf.float32),
     }
+
+  @tf.function(
+    input_signature=[tf.TensorSpec([None, None], tf.float32, name="waveform")]
+  )
+  def score(waveform):
+    return outputs(data.pad(waveform, min_samples, padding))
+
+  batch_size, num_samples = batch_shape
+
+  @tf.function(
+    input_signature=[tf.TensorSpec(batch_shape, tf.float32, name="waveform")]
+  )
+  def score_batch(waveform):
+    padded = data.pad(waveform, min_samples, padding)
+    # XLA needs to know the length, which `pad` computes when it is run.
+    padded.set_shape([batch_size, max(num_samples, min_samples)])
+    return outputs(padded)
 
   @tf.function(input_signature=[])
   def describe():
@@ -65,17 +105,190 @@ def export(
       "padding": tf.constant(padding),
     }
 
-  module.score = score
-  module.classes = describe
+  one_graph = score.get_concrete_function()
+  signatures = {
+    "serving_default": score,
+    "batched": score_batch,
+    "wav": _wav_function(one_graph),
+    "timeline": _timeline_function(one_graph),
+    "classes": describe,
+  }
+  module.functions = list(signatures.values())
   with tempfile.TemporaryDirectory() as folder:
-    table = os.path.join(folder, "class_labels_indices.csv")
-    _write_classes(table, classes)
-    module.class_table = tf.saved_model.Asset(table)
-    tf.saved_model.save(
-      module,
-      directory,
-      signatures={"serving_default": score, "classes": describe},
+    folder = pathlib.Path(folder)
+    _write_classes(folder / "class_labels_indices.csv", classes)
+    about = {
+      "sample_rate_hz": records.SAMPLE_RATE_HZ,
+      "min_samples": min_samples,
+      "padding": padding,
+      "validation": validation,
+    }
+    (folder / "tagger.json").write_text(json.dumps(about, indent=1) + "\n")
+    if config_gin:
+      (folder / "config.gin").write_text(config_gin, encoding="utf-8")
+    module.files = [
+      tf.saved_model.Asset(str(path)) for path in sorted(folder.iterdir())
+    ]
+    # TF Serving looks for numbers only.
+    parent, name = os.path.split(directory)
+    partial = os.path.join(parent, f".{name}.partial")
+    if tf.io.gfile.exists(partial):
+      tf.io.gfile.rmtree(partial)
+    tf.saved_model.save(module, partial, signatures=signatures)
+  warmup.write(partial, _requests(min_samples, batch_shape))
+  if tf.io.gfile.exists(directory):
+    tf.io.gfile.rmtree(directory)
+  tf.io.gfile.rename(partial, directory)
+
+
+def _refuse_other_files(directory: str) -> None:
+  """So that nothing is deleted that an export has not written."""
+  if not tf.io.gfile.exists(directory):
+    return
+  if not tf.io.gfile.isdir(directory):
+    raise ValueError(f"{directory} is a file: choose another name.")
+  names = {name.rstrip("/") for name in tf.io.gfile.listdir(directory)}
+  others = names - {
+    "assets",
+    "assets.extra",
+    "fingerprint.pb",
+    "saved_model.pb",
+    "variables",
+  }
+  if others:
+    raise ValueError(
+      f"{directory} holds {min(others)!r}, which is no part of a SavedModel, "
+      "and is not replaced: choose another folder."
     )
+
+
+def _requests(min_samples: int, batch_shape: tuple[int, int]):
+  """A request of silence for each signature that computes."""
+
+  def zeros(*shape):
+    return tf.make_tensor_proto(0.0, shape=shape)
+
+  wav = tf.audio.encode_wav(tf.zeros([min_samples, 1]), records.SAMPLE_RATE_HZ)
+  second = tf.make_tensor_proto(1.0)
+  return [
+    ("serving_default", {"waveform": zeros(1, min_samples)}),
+    ("batched", {"waveform": zeros(*batch_shape)}),
+    ("wav", {"wav": tf.make_tensor_proto([wav.numpy()])}),
+    (
+      "timeline",
+      {
+        "waveform": zeros(1, min_samples),
+        "window_seconds": second,
+        "hop_seconds": second,
+      },
+    ),
+  ]
+
+
+def _wav_function(score):
+  """The signature `wav`; `score` is a concrete function, `serving_default`."""
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="wav")])
+  def score_wav(wav):
+    # One clip at a time: the lengths of its neighbours must not matter.
+    return tf.map_fn(
+      lambda content: {
+        name: values[0]
+        for name, values in score(_decode_wav(content)[tf.newaxis]).items()
+      },
+      wav,
+      fn_output_signature={
+        name: tf.TensorSpec(values.shape[1:])
+        for name, values in score.structured_outputs.items()
+      },
+    )
+
+  return score_wav
+
+
+def _decode_wav(content: tf.Tensor) -> tf.Tensor:
+  """Bytes of a wav file, a string scalar, to float32 [num_samples]."""
+  wanted = f"wanted is a 16-bit PCM wav file at {records.SAMPLE_RATE_HZ} Hz"
+  # \C is any byte; a dot would be one of UTF-8's letters.
+  is_wav = tf.strings.regex_full_match(
+    tf.strings.substr(content, 0, 12), r"RIFF\C{4}WAVE"
+  )
+  check = tf.debugging.Assert(is_wav, [f"not a wav file; {wanted}"])
+  with tf.control_dependencies([check]):
+    channels, rate_hz = tf.audio.decode_wav(content)
+  check = tf.debugging.Assert(
+    tf.equal(rate_hz, records.SAMPLE_RATE_HZ),
+    [f"the wav file has another rate; {wanted}; given, in Hz:", rate_hz],
+  )
+  with tf.control_dependencies([check]):
+    return tf.reduce_mean(channels, axis=1)
+
+
+def _timeline_function(score):
+  """The signature `timeline`; `score` is as in `_wav_function`."""
+
+  @tf.function(
+    input_signature=[
+      tf.TensorSpec([None, None], tf.float32, name="waveform"),
+      tf.TensorSpec([], tf.float32, name="window_seconds"),
+      tf.TensorSpec([], tf.float32, name="hop_seconds"),
+    ]
+  )
+  def score_timeline(waveform, window_seconds, hop_seconds):
+    begins, window_samples = _windows(
+      tf.shape(waveform, tf.int64)[1], window_seconds, hop_seconds
+    )
+    # One window at a time: an hour takes no more memory than a minute.
+    scores = tf.map_fn(
+      lambda begin: score(waveform[:, begin : begin + window_samples])[
+        "scores"
+      ],
+      begins,
+      fn_output_signature=tf.TensorSpec(
+        score.structured_outputs["scores"].shape
+      ),
+      parallel_iterations=1,
+    )
+    times = tf.cast(begins, tf.float64) / records.SAMPLE_RATE_HZ
+    return {
+      "scores": tf.transpose(scores, [1, 0, 2]),
+      "times_seconds": tf.cast(times, tf.float32),
+    }
+
+  return score_timeline
+
+
+def _windows(num_samples, window_seconds, hop_seconds):
+  """Where windows begin, int64 [num_windows], and their length in samples.
+
+  The last one is moved back to end with the waveform, so that all are whole; a
+  waveform that is shorter than a window is one window.
+  """
+  longest = tf.cast(num_samples, tf.float64)
+
+  def in_samples(seconds, limit):
+    # In float64: a float32 counts no further than 17 minutes of samples.
+    samples = tf.cast(seconds, tf.float64) * records.SAMPLE_RATE_HZ
+    # Limited first: an infinity is no integer.
+    return tf.cast(tf.round(tf.minimum(samples, limit)), tf.int64)
+
+  checks = [
+    tf.debugging.Assert(
+      seconds * records.SAMPLE_RATE_HZ >= 1,
+      [f"{name} must be at least one sample; given:", seconds],
+    )
+    for name, seconds in (
+      ("window_seconds", window_seconds),
+      ("hop_seconds", hop_seconds),
+    )
+  ]
+  with tf.control_dependencies(checks):
+    window = in_samples(window_seconds, longest)
+    hop = in_samples(hop_seconds, longest + 1)
+  last = num_samples - window
+  # -(-a // b) is a / b rounded up.
+  num_windows = 1 - (-last // hop)
+  return tf.minimum(tf.range(num_windows) * hop, last), window
 
 
 class ExportedTagger:
@@ -124,15 +337,20 @@ class ExportedTagger:
     return result["scores"].numpy(), result["embedding"].numpy()
 
 
+def versions(directory: str) -> list[int]:
+  """The versions in a folder as TF Serving has it, in rising order."""
+  names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+  # A bucket's folders are listed with a slash.
+  names = [name.rstrip("/") for name in names]
+  return sorted(int(name) for name in names if name.isdigit())
+
+
 def _newest_version(directory: str) -> str:
   if tf.saved_model.contains_saved_model(directory):
     return directory
-  names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
-  numbers = [
-    int(name.rstrip("/")) for name in names if name.strip("/").isdigit()
-  ]
+  numbers = versions(directory)
   if numbers:
-    newest = os.path.join(directory, str(max(numbers)))
+    newest = os.path.join(directory, str(numbers[-1]))
     if tf.saved_model.contains_saved_model(newest):
       return newest
   raise ValueError(
@@ -141,8 +359,8 @@ def _newest_version(directory: str) -> str:
   )
 
 
-def _write_classes(path: str, classes: labels.ClassList) -> None:
-  with pathlib.Path(path).open("w", newline="", encoding="utf-8") as file:
+def _write_classes(path: pathlib.Path, classes: labels.ClassList) -> None:
+  with path.open("w", newline="", encoding="utf-8") as file:
     writer = csv.writer(file)
     writer.writerow(["index", "mid", "display_name"])
     for i, (mid, name) in enumerate(zip(classes.mids, classes.names)):

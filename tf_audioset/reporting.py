@@ -180,6 +180,16 @@ class Report:
       file.write(json.dumps(row) + "\n")
 
 
+def validations(workdir: str) -> dict[int, dict[str, float]]:
+  """The validations of a run, each by its step."""
+  path = os.path.join(workdir, _METRICS_FILE)
+  if not tf.io.gfile.exists(path):
+    return {}
+  with tf.io.gfile.GFile(path) as file:
+    rows = map(json.loads, file.read().splitlines())
+  return {row["step"]: row for row in rows if "epoch" in row}
+
+
 def _forget(path: str, first_step: int) -> None:
   """Takes from metrics.jsonl what the run will do again from `first_step`."""
   kept = []

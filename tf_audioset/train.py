@@ -9,7 +9,7 @@ SIGTERM the run ends its loop, saves, and exits with code 75
 (docs/resuming.md). In the work directory:
 
   config.gin        every value the run used
-  run.json          model, classes, batch and data, which must not change
+  run.json          model, batch and data, which must not change; the classes
   checkpoints/      the newest few, model and optimizer
   best/             the model with the best validation mAP so far
   metrics.jsonl     a line a loop and a line a validation
@@ -25,6 +25,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import signal
 
 import gin
@@ -41,6 +42,7 @@ from tf_audioset import (
   evaluation,
   export,
   features,  # noqa: F401
+  labels,
   losses,  # noqa: F401
   optimization,
   randomness,
@@ -241,7 +243,7 @@ def train(
   first_step = int(optimizer.iterations.numpy())
   if is_chief:
     tf.io.gfile.makedirs(workdir)
-    _write_json(run_file, fixed)
+    _write_json(run_file, {**fixed, "classes": training.classes.to_json()})
     records.write_file(config_file, config.operative().encode())
 
   evaluator = evaluation.Evaluator(
@@ -334,7 +336,14 @@ def train(
   if path is None:  # No validation could be judged.
     raise ValueError(f"there is no {exported} checkpoint to export.")
   if is_chief:
-    _export(path, model, training, pipeline, workdir)
+    export_checkpoint(
+      path,
+      os.path.join(workdir, "saved_model", "1"),
+      workdir=workdir,
+      model=model,
+      classes=training.classes,
+      pipeline=pipeline,
+    )
     report.say(f"exported the {exported} checkpoint to {workdir}/saved_model/1")
   report.finish(
     best_step=int(best_step.numpy()),
@@ -464,18 +473,87 @@ def _augmented(tagger, pipeline, split, batch_size, seed):
   return tagger.augmented(waveform[:few], targets[:few], seed)[0].numpy()
 
 
-def _export(path, model, split, pipeline, workdir) -> None:
-  exportable = _make_tagger(model, len(split.classes), pipeline.crop_samples)
-  tf.train.Checkpoint(model=exportable).restore(
-    path
-  ).expect_partial().assert_existing_objects_matched()
+def export_checkpoint(
+  path: str,
+  directory: str,
+  *,
+  workdir: str,
+  model,
+  classes: labels.ClassList,
+  pipeline: data.Pipeline,
+  **options,
+) -> None:
+  """Exports the model of a checkpoint.
+
+  Args:
+    path: The checkpoint.
+    directory: Where the SavedModel goes, see `export.export`.
+    workdir: Of the run, whose configuration is exported as well, and the
+      validation at this step, if there was one.
+    model: As in `train`.
+    classes: Those it was trained with.
+    pipeline: As in `train`.
+    **options: For `export.export`.
+
+  Raises:
+    ValueError: If the checkpoint cannot be read or is another model's.
+  """
+  exportable = _make_tagger(model, len(classes), pipeline.crop_samples)
+  try:
+    tf.train.Checkpoint(model=exportable).restore(
+      path
+    ).expect_partial().assert_existing_objects_matched()
+  except (AssertionError, ValueError, tf.errors.OpError) as e:
+    raise ValueError(f"{path} is no checkpoint of this model.") from e
   export.export(
     exportable,
-    os.path.join(workdir, "saved_model", "1"),
-    classes=split.classes,
+    directory,
+    classes=classes,
     min_samples=pipeline.crop_samples,
     padding=pipeline.padding,
+    config_gin=read_run(workdir)[1],
+    validation=_validation_of(path, workdir),
+    **options,
   )
+
+
+def _validation_of(path: str, workdir: str) -> dict[str, float] | None:
+  """The validation of a checkpoint, if it is one of this run's."""
+  folder, name = os.path.split(path)
+  step = re.fullmatch(r"ckpt-(\d+)", name)
+  is_of_run = os.path.abspath(os.path.dirname(folder)) == os.path.abspath(
+    workdir
+  )
+  if not step or not is_of_run:
+    return None
+  return reporting.validations(workdir).get(int(step[1]))
+
+
+def read_run(workdir: str) -> tuple[labels.ClassList, str]:
+  """What a work directory says of its model.
+
+  Returns:
+    The classes, and config.gin as text.
+
+  Raises:
+    ValueError: If it does not say it.
+  """
+  try:
+    with tf.io.gfile.GFile(os.path.join(workdir, "run.json")) as file:
+      run = json.load(file)
+    with tf.io.gfile.GFile(os.path.join(workdir, "config.gin")) as file:
+      gin_text = file.read()
+  except (ValueError, tf.errors.OpError) as e:
+    raise ValueError(
+      f"{workdir}: no work directory of a training run, which would hold "
+      "run.json and config.gin."
+    ) from e
+  if "classes" not in run:
+    raise ValueError(
+      f"{workdir}/run.json does not hold the class list, as it was written by "
+      "an older version: give the training command again, which adds it."
+    )
+  return labels.ClassList.from_json(run["classes"]), gin_text
 
 
 def _refuse_changes(path: str, fixed: dict) -> None:

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Exports a checkpoint of a training run as a SavedModel.
+
+  python tools/export.py --workdir DIR --checkpoint best|last|PATH \
+      [--output_dir DIR] [--version N]
+
+Writes OUTPUT_DIR/N, which TF Serving takes up as soon as it is there. The data
+is not needed: the work directory's config.gin and run.json say all.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from tf_audioset import cli
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", None, "The --workdir of the training.")
+flags.DEFINE_string(
+  "checkpoint",
+  None,
+  "'best' (by validation mAP), 'last', or the path of a checkpoint or of a "
+  "folder of them.",
+)
+flags.DEFINE_string(
+  "output_dir", None, "Folder of the versions. Default: WORKDIR/saved_model."
+)
+flags.DEFINE_integer(
+  "version",
+  None,
+  "Number of the version. Default: the next after those in the folder.",
+  lower_bound=1,
+)
+flags.DEFINE_integer(
+  "batch_size", 8, "Clips of the signature 'batched'.", lower_bound=1
+)
+flags.DEFINE_integer(
+  "batch_samples",
+  160000,
+  "Samples of each of its clips, 16000 a second.",
+  lower_bound=1,
+)
+
+
+def main() -> None:
+  # Imported late: a mistake in the flags is answered at once.
+  import gin
+  import tensorflow as tf
+
+  from tf_audioset import config, export, train
+
+  classes, gin_text = train.read_run(FLAGS.workdir)
+  checkpoint = _find_checkpoint()
+  folder = FLAGS.output_dir or os.path.join(FLAGS.workdir, "saved_model")
+  taken = export.versions(folder)
+  version = FLAGS.version or max(taken, default=0) + 1
+  if version in taken:
+    raise ValueError(
+      f"{folder} has a version {version}: give another --version, or none."
+    )
+  directory = os.path.join(folder, str(version))
+  config.load([], [gin_text])
+  run = gin.get_bindings("train")
+  tf.keras.mixed_precision.set_global_policy(run["precision"])
+  train.export_checkpoint(
+    checkpoint,
+    directory,
+    workdir=FLAGS.workdir,
+    model=run["model"],
+    classes=classes,
+    pipeline=run["pipeline"],
+    batch_shape=(FLAGS.batch_size, FLAGS.batch_samples),
+  )
+  print(f"exported {checkpoint} to {directory}")
+
+
+def _find_checkpoint() -> str:
+  import tensorflow as tf
+
+  folders = {"best": "best", "last": "checkpoints"}
+  path = FLAGS.checkpoint
+  if path in folders:
+    path = os.path.join(FLAGS.workdir, folders[path])
+  path = tf.train.latest_checkpoint(path) or path
+  if not tf.io.gfile.exists(f"{path}.index"):
+    raise ValueError(f"--checkpoint={FLAGS.checkpoint}: no checkpoint {path}.")
+  return path
+
+
+if __name__ == "__main__":
+  cli.run(main, prog="export", required=["workdir", "checkpoint"])
