@@ -25,8 +25,12 @@ _STOPPED = 75
 _INTERRUPTED = 130
 
 
-class Stopped(Exception):
-  """The machine is wanted back; the message says how to continue."""
+class Stopped(BaseException):
+  """The machine is wanted back; the message says how to continue.
+
+  Like KeyboardInterrupt it can come at any place, and nothing that handles
+  errors, as tracing and gin do, is to take it for one.
+  """
 
 
 def run(
@@ -66,8 +70,7 @@ def run(
     print(f"\n{prog}: interrupted", file=sys.stderr)
     _exit_now(_INTERRUPTED)
   except Stopped as e:
-    # gin adds lines to the message.
-    print(f"\n{prog}: {_first_line(str(e))}", file=sys.stderr)
+    print(f"\n{prog}: {e}", file=sys.stderr)
     _exit_now(_STOPPED)
   except Exception as e:
     if FLAGS.debug or not _has_a_message(e):

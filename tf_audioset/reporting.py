@@ -182,29 +182,32 @@ class Report:
 
 def validations(workdir: str) -> dict[int, dict[str, float]]:
   """The validations of a run, each by its step."""
-  path = os.path.join(workdir, _METRICS_FILE)
-  if not tf.io.gfile.exists(path):
-    return {}
-  with tf.io.gfile.GFile(path) as file:
-    rows = map(json.loads, file.read().splitlines())
+  rows = _rows(os.path.join(workdir, _METRICS_FILE))
   return {row["step"]: row for row in rows if "epoch" in row}
 
 
-def _forget(path: str, first_step: int) -> None:
-  """Takes from metrics.jsonl what the run will do again from `first_step`."""
-  kept = []
+def _rows(path: str) -> list[dict[str, float]]:
+  """The rows of metrics.jsonl, up to one cut off when the run was killed."""
+  rows = []
   if tf.io.gfile.exists(path):
     with tf.io.gfile.GFile(path) as file:
       lines = file.read().splitlines()
     for line in lines:
       try:
-        row = json.loads(line)
+        rows.append(json.loads(line))
       except ValueError:
-        break  # Cut off when the run was killed.
-      # The validation at the first step is made again, its loop is not.
-      if row["step"] + ("epoch" in row) > first_step:
         break
-      kept.append(line + "\n")
+  return rows
+
+
+def _forget(path: str, first_step: int) -> None:
+  """Takes from metrics.jsonl what the run will do again from `first_step`."""
+  kept = []
+  for row in _rows(path):
+    # The validation at the first step is made again, its loop is not.
+    if row["step"] + ("epoch" in row) > first_step:
+      break
+    kept.append(json.dumps(row) + "\n")
   records.write_file(path, "".join(kept).encode())
 
 
