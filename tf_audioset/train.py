@@ -241,6 +241,7 @@ def train(
   if restored is None and initial_checkpoint:
     _start_from(initial_checkpoint, tagger)
   first_step = int(optimizer.iterations.numpy())
+  stop.saved(first_step)
   if is_chief:
     tf.io.gfile.makedirs(workdir)
     _write_json(run_file, {**fixed, "classes": training.classes.to_json()})
@@ -297,7 +298,6 @@ def train(
     )
 
   step = first_step
-  stop.saved(step)
   report.resume_clock()
   while True:
     if step and step % steps_per_epoch == 0:
@@ -312,25 +312,23 @@ def train(
     if step >= total_steps:
       break
     num_steps = min(steps_per_loop, steps_per_epoch - step % steps_per_epoch)
-    with stop.postponed():
-      with _profiled(workdir, profile_steps, step, step + num_steps):
-        values = steps.train(batches, tf.constant(num_steps))
-        values = {name: value.numpy().item() for name, value in values.items()}
-      if values["first_bad_step"] >= 0:
-        raise not_finite(
-          "the loss or its gradient is", values["first_bad_step"]
-        )
-      is_due = (step + num_steps) // checkpoint_steps > step // checkpoint_steps
-      step += num_steps
-      report.loop(step, num_steps, values)
-      is_stopping = distribution.any_process(strategy, stop.is_wanted)
-      if is_due or is_stopping or step % steps_per_epoch == 0:
-        if not steps.is_finite():
-          raise not_finite("what the update made of the model is", step - 1)
-        newest.save(step)
-        stop.saved(step)
-      if is_stopping:
-        raise stop.stopped()
+    stop.postpone()
+    with _profiled(workdir, profile_steps, step, step + num_steps):
+      values = steps.train(batches, tf.constant(num_steps))
+      values = {name: value.numpy().item() for name, value in values.items()}
+    if values["first_bad_step"] >= 0:
+      raise not_finite("the loss or its gradient is", values["first_bad_step"])
+    is_due = (step + num_steps) // checkpoint_steps > step // checkpoint_steps
+    step += num_steps
+    report.loop(step, num_steps, values)
+    is_stopping = distribution.any_process(strategy, stop.is_wanted)
+    if is_due or is_stopping or step % steps_per_epoch == 0:
+      if not steps.is_finite():
+        raise not_finite("what the update made of the model is", step - 1)
+      newest.save(step)
+      stop.saved(step)
+    if is_stopping:
+      raise stop.stopped()
 
   path = {"last": newest, "best": best}[exported].newest
   if path is None:  # No validation could be judged.
@@ -427,16 +425,16 @@ class _Stop:
     with contextlib.suppress(ValueError):  # Not in the main thread: no signals.
       signal.signal(signal.SIGTERM, self._handle)
 
-  @contextlib.contextmanager
-  def postponed(self):
-    """Around what ends with a look at `is_wanted`."""
+  def postpone(self) -> None:
+    """Steps begin; they are on the disk when `saved` is called."""
     self._is_postponed = True
-    yield
-    self._is_postponed = self._has_peers
 
   def saved(self, step: int) -> None:
     """Tells up to where the run is on the disk."""
     self._step = step
+    self._is_postponed = self._has_peers
+    if self.is_wanted and not self._is_postponed:
+      raise self.stopped()
 
   def stopped(self) -> cli.Stopped:
     where = "before the first step"
