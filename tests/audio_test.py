@@ -108,3 +108,49 @@ def test_encode_refuses_what_it_cannot_hold():
     audio.encode(np.zeros(3), 16000, "flac")
   with pytest.raises(ValueError, match="'mp3'.*flac"):
     audio.encode(np.zeros(3, np.int16), 16000, "mp3")
+
+
+@pytest.mark.parametrize("suffix", audio.EXTENSIONS)
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
+def test_blocks_are_the_file_in_parts(tmp_path, suffix, rate_hz):
+  path = tmp_path / f"noise{suffix}"
+  noise = np.random.default_rng(0).uniform(-0.9, 0.9, [3 * rate_hz + 17, 2])
+  soundfile.write(path, noise, rate_hz)
+  blocks = list(
+    audio.read_blocks(path, sample_rate_hz=16000, block_seconds=0.3)
+  )
+  assert len(blocks) > 5 and all(len(block) for block in blocks)
+  np.testing.assert_allclose(np.concatenate(blocks), _read(path), atol=1e-6)
+
+
+def test_blocks_are_refused_as_files_are(tmp_path):
+  path = tmp_path / "x.wav"
+
+  def read():
+    return list(audio.read_blocks(path, sample_rate_hz=16000))
+
+  with pytest.raises(audio.AudioError, match="no such file"):
+    read()
+  path.write_bytes(b"?")
+  with pytest.raises(audio.AudioError, match="cannot be read as audio"):
+    read()
+  soundfile.write(path, [], 16000)
+  with pytest.raises(audio.AudioError, match="holds no samples"):
+    read()
+  soundfile.write(path, [0.5], 192000)
+  with pytest.raises(audio.AudioError, match="shorter than one sample"):
+    read()
+  soundfile.write(path, [0.5, np.nan], 16000, "FLOAT")
+  with pytest.raises(audio.AudioError, match="not finite"):
+    read()
+
+
+def test_a_file_that_breaks_off_is_told_where(tmp_path):
+  path = tmp_path / "x.flac"
+  noise = np.random.default_rng(0).uniform(-0.9, 0.9, 16000 * 30)
+  soundfile.write(path, noise, 16000)
+  content = path.read_bytes()
+  path.write_bytes(content[: len(content) // 2] + bytes(10000))
+  blocks = audio.read_blocks(path, sample_rate_hz=16000)
+  with pytest.raises(audio.AudioError, match="beyond 10.0 s"):
+    list(blocks)

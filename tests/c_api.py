@@ -18,7 +18,9 @@ import sys
 
 import numpy as np
 
-_FLOAT, _STRING = 1, 7  # tensorflow/c/tf_datatype.h
+# tensorflow/c/tf_datatype.h
+_NUMBERS = {"float32": 1, "int32": 3, "int16": 5}
+_STRING = 7
 _TSTRING_BYTES = 24
 
 
@@ -34,7 +36,7 @@ class _Buffer(ctypes.Structure):
   ]
 
 
-def _load_library():
+def load_library():
   # Finds the package without importing it.
   (folder,) = importlib.util.find_spec("tensorflow").submodule_search_locations
   # The second is linked against the first.
@@ -47,16 +49,28 @@ def _load_library():
     "TF_NewGraph",
     "TF_NewSessionOptions",
     "TF_NewStatus",
+    "TF_StringGetDataPointer",
     "TF_TensorData",
   ):
     getattr(library, name).restype = ctypes.c_void_p
   library.TF_Dim.restype = ctypes.c_int64
+  library.TF_StringGetSize.restype = ctypes.c_size_t
   library.TF_Message.restype = ctypes.c_char_p
   library.TF_GetAllOpList.restype = ctypes.POINTER(_Buffer)
   return library
 
 
-class _Session:
+class Error(Exception):
+  """What the library answers; `code` is one of gRPC's."""
+
+  def __init__(self, code: int, message: str):
+    super().__init__(message)
+    self.code = code
+
+
+class Session:
+  """A SavedModel, as the C++ loader loads it."""
+
   def __init__(self, library, saved_model: str):
     self._tf = library
     self._status = ctypes.c_void_p(library.TF_NewStatus())
@@ -77,11 +91,14 @@ class _Session:
 
   def run(self, inputs: dict[str, np.ndarray], outputs: list[str]):
     results = (ctypes.c_void_p * len(outputs))()
+    tensors = (ctypes.c_void_p * len(inputs))(
+      *map(self._tensor, inputs.values())
+    )
     self._tf.TF_SessionRun(
       self._session,
       None,
       self._places(list(inputs)),
-      (ctypes.c_void_p * len(inputs))(*map(self._tensor, inputs.values())),
+      tensors,
       len(inputs),
       self._places(outputs),
       results,
@@ -91,8 +108,12 @@ class _Session:
       None,
       self._status,
     )
-    self._check()
-    return [self._array(ctypes.c_void_p(result)) for result in results]
+    try:
+      self._check()
+      return [self._array(ctypes.c_void_p(result)) for result in results]
+    finally:
+      for tensor in filter(None, [*tensors, *results]):
+        self._tf.TF_DeleteTensor(ctypes.c_void_p(tensor))
 
   def _places(self, names):
     places = (_Output * len(names))()
@@ -111,14 +132,13 @@ class _Session:
     array = np.asarray(array, order="C")  # `ascontiguousarray` adds an axis.
     num_bytes = array.size * _TSTRING_BYTES if is_string else array.nbytes
     tensor = self._tf.TF_AllocateTensor(
-      _STRING if is_string else _FLOAT,
+      _STRING if is_string else _NUMBERS[array.dtype.name],
       (ctypes.c_int64 * array.ndim)(*array.shape),
       array.ndim,
       ctypes.c_size_t(num_bytes),
     )
     data = self._tf.TF_TensorData(ctypes.c_void_p(tensor))
     if not is_string:
-      assert array.dtype == np.float32, array.dtype
       ctypes.memmove(data, array.ctypes.data, array.nbytes)
       return tensor
     for i, content in enumerate(array.flat):
@@ -128,29 +148,39 @@ class _Session:
     return tensor
 
   def _array(self, tensor):
-    assert self._tf.TF_TensorType(tensor) == _FLOAT
+    kind = self._tf.TF_TensorType(tensor)
     shape = [
       self._tf.TF_Dim(tensor, i) for i in range(self._tf.TF_NumDims(tensor))
     ]
-    array = np.empty(shape, np.float32)
-    ctypes.memmove(
-      array.ctypes.data, self._tf.TF_TensorData(tensor), array.nbytes
-    )
+    data = self._tf.TF_TensorData(tensor)
+    if kind == _STRING:
+      array = np.empty(shape, object)
+      for i in range(array.size):
+        string = ctypes.c_void_p(data + i * _TSTRING_BYTES)
+        array.flat[i] = ctypes.string_at(
+          self._tf.TF_StringGetDataPointer(string),
+          self._tf.TF_StringGetSize(string),
+        )
+      return array
+    (dtype,) = (name for name, number in _NUMBERS.items() if number == kind)
+    array = np.empty(shape, dtype)
+    ctypes.memmove(array.ctypes.data, data, array.nbytes)
     return array
 
   def _check(self):
-    if self._tf.TF_GetCode(self._status):
-      raise ValueError(self._tf.TF_Message(self._status).decode())
+    code = self._tf.TF_GetCode(self._status)
+    if code:
+      raise Error(code, self._tf.TF_Message(self._status).decode())
 
 
 def main(saved_model: str, folder: str, outputs: list[str]) -> None:
   folder = pathlib.Path(folder)
-  library = _load_library()
+  library = load_library()
   ops = library.TF_GetAllOpList().contents
   (folder / "ops.pb").write_bytes(ctypes.string_at(ops.data, ops.length))
   with np.load(folder / "inputs.npz", allow_pickle=True) as file:
     inputs = dict(file)
-  results = _Session(library, saved_model).run(inputs, outputs)
+  results = Session(library, saved_model).run(inputs, outputs)
   np.savez(folder / "outputs.npz", *results)
   assert not {"tensorflow", "tf_audioset", "keras"} & set(sys.modules)
 

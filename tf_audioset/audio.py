@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import soundfile
@@ -100,3 +101,66 @@ def encode(samples: np.ndarray, sample_rate_hz: int, codec: str) -> bytes:
   buffer = io.BytesIO()
   soundfile.write(buffer, samples, sample_rate_hz, "PCM_16", format="FLAC")
   return buffer.getvalue()
+
+
+def read_blocks(
+  path: str | os.PathLike, *, sample_rate_hz: int, block_seconds: float = 10.0
+) -> Iterator[np.ndarray]:
+  """What `read_audio` gives of a file, in parts: for long recordings.
+
+  A format that libsndfile cannot open is read whole.
+
+  Args:
+    path: As for `read_audio`.
+    sample_rate_hz: Wanted rate.
+    block_seconds: Of the file, decoded at once.
+
+  Yields:
+    float32 [num_samples], parts of different lengths, none of them empty.
+
+  Raises:
+    AudioError: As `read_audio` does, but when the parts before are out.
+  """
+  try:
+    file = soundfile.SoundFile(path)
+  except (soundfile.SoundFileError, OSError, TypeError):
+    yield read_audio(path, sample_rate_hz=sample_rate_hz)
+    return
+  with file:
+    resampler = soxr.ResampleStream(
+      file.samplerate, sample_rate_hz, num_channels=1, quality="HQ"
+    )
+    block_frames = max(round(block_seconds * file.samplerate), 1)
+    num_frames = num_samples = 0
+    is_last = False
+    while not is_last:
+      try:
+        channels = file.read(block_frames, dtype="float32", always_2d=True)
+      except soundfile.SoundFileError as e:
+        reason = getattr(e, "error_string", e)
+        raise AudioError(
+          f"{path}: cannot be read as audio beyond "
+          f"{num_frames / file.samplerate:.1f} s ({reason})"
+        ) from e
+      is_last = not len(channels)
+      num_frames += len(channels)
+      if not np.isfinite(channels).all():
+        raise AudioError(f"{path}: holds samples that are not finite")
+      waveform = resampler.resample_chunk(channels.mean(axis=1), last=is_last)
+      num_samples += len(waveform)
+      if len(waveform):
+        yield np.clip(waveform, -1.0, 1.0)
+  if not num_frames:
+    raise AudioError(f"{path}: holds no samples")
+  if not num_samples:
+    raise AudioError(
+      f"{path}: is shorter than one sample at {sample_rate_hz} Hz"
+    )
+
+
+def duration_seconds(path: str | os.PathLike) -> float:
+  """What the head of a file says of its length; 0 if it cannot be told."""
+  try:
+    return soundfile.info(path).duration
+  except (soundfile.SoundFileError, OSError, TypeError):
+    return 0.0

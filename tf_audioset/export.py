@@ -35,6 +35,12 @@ import tensorflow as tf
 
 from tf_audioset import data, labels, records, warmup
 
+# A second of audio takes about 3 MB of memory; a server should not end for it.
+MAX_CLIP_SECONDS = 600
+MAX_SECONDS = 3600
+# Resampling and lossy decoding overshoot 1 a little; 16-bit samples by far.
+_MAX_PEAK = 2.0
+
 
 def export(
   tagger,
@@ -82,7 +88,7 @@ def export(
     input_signature=[tf.TensorSpec([None, None], tf.float32, name="waveform")]
   )
   def score(waveform):
-    return outputs(data.pad(waveform, min_samples, padding))
+    return outputs(data.pad(_checked(waveform), min_samples, padding))
 
   batch_size, num_samples = batch_shape
 
@@ -90,7 +96,7 @@ def export(
     input_signature=[tf.TensorSpec(batch_shape, tf.float32, name="waveform")]
   )
   def score_batch(waveform):
-    padded = data.pad(waveform, min_samples, padding)
+    padded = data.pad(_checked(waveform), min_samples, padding)
     # XLA needs to know the length, which `pad` computes when it is run.
     padded.set_shape([batch_size, max(num_samples, min_samples)])
     return outputs(padded)
@@ -185,6 +191,58 @@ def _requests(min_samples: int, batch_shape: tuple[int, int]):
   ]
 
 
+def _with_two_axes(waveform: tf.Tensor) -> tf.Tensor:
+  """The waveform itself; an INVALID_ARGUMENT if it has another shape."""
+  # A server feeds any shape. What a graph's input declares is taken for true,
+  # and a check of it left out, unless it is hidden.
+  given = tf.raw_ops.PlaceholderWithDefault(
+    input=waveform, shape=tf.TensorShape(None)
+  )
+  shape = tf.shape(given)
+  check = tf.debugging.Assert(
+    tf.logical_and(tf.size(shape) == 2, tf.reduce_all(shape[:1] > 0)),
+    ["waveform must be [batch, num_samples], one clip or more; given:", shape],
+  )
+  with tf.control_dependencies([check]):
+    return tf.ensure_shape(given, waveform.shape)
+
+
+def _checked(waveform: tf.Tensor) -> tf.Tensor:
+  """The waveform itself; an INVALID_ARGUMENT if it cannot be scored."""
+  waveform = _with_two_axes(waveform)
+  shape = tf.shape(waveform, tf.int64)
+  peak = tf.reduce_max(tf.abs(waveform))
+  # One after the other, so that the same mistake gets the same answer.
+  for is_good, message, given in (
+    (
+      tf.logical_and(
+        shape[1] <= MAX_CLIP_SECONDS * records.SAMPLE_RATE_HZ,
+        shape[0] * shape[1] <= MAX_SECONDS * records.SAMPLE_RATE_HZ,
+      ),
+      f"a clip may have {MAX_CLIP_SECONDS} s and all clips of a request "
+      f"{MAX_SECONDS} s, at {records.SAMPLE_RATE_HZ} Hz; for longer recordings "
+      "there is the signature timeline; given:",
+      shape,
+    ),
+    (
+      tf.reduce_all(tf.math.is_finite(waveform)),
+      "waveform holds samples that are not finite; the greatest is",
+      peak,
+    ),
+    (
+      tf.reduce_all(tf.abs(waveform) <= _MAX_PEAK),
+      "waveform must be of full scale +-1 (16-bit samples are divided by "
+      f"32768) and no greater than {_MAX_PEAK}; the greatest sample is",
+      peak,
+    ),
+  ):
+    with tf.control_dependencies([waveform]):
+      check = tf.debugging.Assert(is_good, [message, given])
+    with tf.control_dependencies([check]):
+      waveform = tf.identity(waveform)
+  return waveform
+
+
 def _wav_function(score):
   """The signature `wav`; `score` is a concrete function, `serving_default`."""
 
@@ -235,6 +293,7 @@ def _timeline_function(score):
     ]
   )
   def score_timeline(waveform, window_seconds, hop_seconds):
+    waveform = _with_two_axes(waveform)
     begins, window_samples = _windows(
       tf.shape(waveform, tf.int64)[1], window_seconds, hop_seconds
     )
@@ -335,6 +394,34 @@ class ExportedTagger:
     """
     result = self._score(waveform=tf.constant(waveform, tf.float32))
     return result["scores"].numpy(), result["embedding"].numpy()
+
+  def timeline(
+    self, waveform: np.ndarray, window_seconds: float, hop_seconds: float
+  ) -> np.ndarray:
+    """Scores the windows of a waveform, see the signature `timeline`.
+
+    Args:
+      waveform: float32 [num_samples], at `sample_rate_hz`.
+      window_seconds: Length of a window.
+      hop_seconds: From the beginning of one to that of the next.
+
+    Returns:
+      float32 [num_windows, num_classes].
+
+    Raises:
+      ValueError: If the model has no such signature.
+    """
+    signatures = self._module.signatures
+    if "timeline" not in signatures:
+      raise ValueError(
+        f"{self.directory} has no signature timeline: export the model anew."
+      )
+    result = signatures["timeline"](
+      waveform=tf.constant(waveform[np.newaxis], tf.float32),
+      window_seconds=tf.constant(window_seconds, tf.float32),
+      hop_seconds=tf.constant(hop_seconds, tf.float32),
+    )
+    return result["scores"][0].numpy()
 
 
 def versions(directory: str) -> list[int]:
