@@ -38,7 +38,7 @@ class _Buffer(ctypes.Structure):
 
 def load_library():
   # Finds the package without importing it.
-  (folder,) = importlib.util.find_spec("tensorflow").submodule_search_locations
+  folder = pathlib.Path(importlib.util.find_spec("tensorflow").origin).parent
   # The second is linked against the first.
   ctypes.CDLL(f"{folder}/libtensorflow_framework.so.2", ctypes.RTLD_GLOBAL)
   library = ctypes.CDLL(f"{folder}/libtensorflow_cc.so.2")

@@ -18,10 +18,9 @@ import numpy as np
 
 from tf_audioset import audio, export
 
-# What is decoded before it is scored, and so may be scored together.
-_GROUP_CLIPS = 32
 _GROUP_SECONDS = 320.0
-_PART_SECONDS = 60.0
+_DECODED_AHEAD = 32
+_PART_SECONDS = 20.0
 
 
 def find_files(arguments: Sequence[str]) -> list[str]:
@@ -71,13 +70,18 @@ class Clip:
 
 
 def score_files(
-  tagger: export.ExportedTagger, files: Iterable[str]
+  tagger: export.ExportedTagger,
+  files: Iterable[str],
+  *,
+  group_clips: int = 32,
 ) -> Iterator[Clip | audio.AudioError]:
   """Scores files whole; files of one length are scored together.
 
   Args:
-    tagger: The model.
+    tagger: The model, or a `serving.ServedTagger`.
     files: Paths.
+    group_clips: Of so many, in their order, those of one length are scored at
+      once; of fewer, if they are long.
 
   Yields:
     In the order of the files a `Clip`, or why there is none.
@@ -87,7 +91,7 @@ def score_files(
     group.append((file, decoded))
     if isinstance(decoded, np.ndarray):
       seconds += len(decoded) / tagger.sample_rate_hz
-    if len(group) == _GROUP_CLIPS or seconds > _GROUP_SECONDS:
+    if len(group) == group_clips or seconds > _GROUP_SECONDS:
       yield from _score_group(tagger, group)
       group, seconds = [], 0.0
   yield from _score_group(tagger, group)
@@ -118,7 +122,7 @@ def _decode(files, sample_rate_hz):
     waiting = collections.deque()
     for file in files:
       waiting.append(pool.submit(decode, file))
-      if len(waiting) > _GROUP_CLIPS:
+      if len(waiting) > _DECODED_AHEAD:
         yield waiting.popleft().result()
     while waiting:
       yield waiting.popleft().result()

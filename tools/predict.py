@@ -206,7 +206,7 @@ def _timelines(tagger, files, thresholds, output) -> float:
   hop_seconds = FLAGS.hop_seconds or window_seconds / 2
   audio_seconds = 0.0
   total_seconds = sum(map(audio.duration_seconds, files))
-  with output.progress(round(total_seconds), "s"):
+  with output.progress(int(total_seconds), "s"):
     for file in files:
       regions = prediction.Regions(thresholds)
       image = picture.Picture(tagger.classes.names, rate_hz)
@@ -248,7 +248,7 @@ class _Output:
     self.stdin = None  # The file that was given as "-".
     self._names, self._mids = names, mids
     self._is_table = sys.stdout.isatty() and not FLAGS.json and not FLAGS.csv
-    self._bar = None
+    self._bar, self._done = None, 0.0
     self._csv = csv.writer(sys.stdout, lineterminator="\n")
     if FLAGS.csv:
       times = ["begin_seconds", "end_seconds"] if FLAGS.timeline else []
@@ -263,7 +263,8 @@ class _Output:
       yield
 
   def advance(self, amount) -> None:
-    self._bar.update(amount)
+    self._done += amount
+    self._bar.update(int(self._done) - self._bar.n)
 
   def fail(self, error: Exception) -> None:
     self.num_failed += 1
