@@ -154,3 +154,28 @@ def test_a_file_that_breaks_off_is_told_where(tmp_path):
   blocks = audio.read_blocks(path, sample_rate_hz=16000)
   with pytest.raises(audio.AudioError, match="beyond 10.0 s"):
     list(blocks)
+
+
+def test_files_folders_and_patterns_are_found(tmp_path):
+  names = ("b.wav", "a.MP3", "deep/er/c.flac", "notes.txt", "z/d.ogg")
+  for name in names:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+  here = str(tmp_path)
+
+  def found(*arguments):
+    paths = audio.find_files([f"{here}/{x}" for x in arguments])
+    return [path[len(here) + 1 :] for path in paths]
+
+  assert found("") == ["a.MP3", "b.wav", "deep/er/c.flac", "z/d.ogg"]
+  assert found("z", "b.wav", "none.wav") == ["z/d.ogg", "b.wav", "none.wav"]
+  assert found("*.wav", "**/c.*") == ["b.wav", "deep/er/c.flac"]
+  assert found("d*") == ["deep/er/c.flac"]
+  assert audio.find_files(["-"]) == ["-"]
+  (tmp_path / "[1].wav").touch()
+  assert found("[1].wav") == ["[1].wav"]
+  (tmp_path / "empty").mkdir()
+  for nothing in ("empty", "*.aiff"):
+    with pytest.raises(ValueError, match="no audio file there"):
+      found(nothing)

@@ -8,7 +8,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import labels, records
+from tf_audioset import export, features, labels, losses, records, tagger
 
 NAMES = ("Low tone", "High tone", "Noise")
 
@@ -109,3 +109,22 @@ class MeanBackbone(tf.keras.Model):
 
   def call(self, features, training=False, seed=None):
     return self._dense(tf.reduce_mean(features, axis=[1, 3]) / 10)
+
+
+def export_tagger(folder) -> None:
+  """Exports an untrained tagger of `NAMES`, for clips from half a second on."""
+  tf.keras.utils.set_random_seed(1)
+  model = tagger.Tagger(
+    len(NAMES),
+    frontend=features.LogMel(),
+    backbone=MeanBackbone(),
+    loss=losses.MultiLabel(),
+  )
+  model(tf.zeros([1, 8000]))
+  export.export(
+    model,
+    str(folder),
+    classes=labels.ClassList.from_names(NAMES),
+    min_samples=8000,
+    padding="repeat",
+  )

@@ -6,9 +6,11 @@ Does not import TensorFlow: preparation runs this in many processes.
 
 from __future__ import annotations
 
+import glob
 import io
 import os
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import soundfile
@@ -164,3 +166,38 @@ def duration_seconds(path: str | os.PathLike) -> float:
     return soundfile.info(path).duration
   except (soundfile.SoundFileError, OSError, TypeError):
     return 0.0
+
+
+def find_files(arguments: Sequence[str]) -> list[str]:
+  """Files, folders (all audio in and below them) and glob patterns.
+
+  Returns:
+    Paths; the files of a folder or a pattern are sorted. What is none of them
+    is taken for the name of a file.
+
+  Raises:
+    ValueError: If a folder or a pattern has no audio file.
+  """
+  files = []
+  for argument in arguments:
+    found = [argument]
+    if os.path.isdir(argument):
+      found = _audio_in(argument)
+    elif glob.has_magic(argument) and not os.path.exists(argument):
+      found = []
+      for path in sorted(glob.glob(argument, recursive=True)):
+        found += _audio_in(path) if os.path.isdir(path) else [path]
+    if not found:
+      raise ValueError(
+        f"{argument}: no audio file there (looked for {', '.join(EXTENSIONS)})."
+      )
+    files += found
+  return files
+
+
+def _audio_in(folder: str) -> list[str]:
+  return sorted(
+    str(path)
+    for path in pathlib.Path(folder).rglob("*")
+    if path.suffix.lower() in EXTENSIONS and path.is_file()
+  )

@@ -9,9 +9,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
-import glob
 import os
-import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -21,42 +19,6 @@ from tf_audioset import audio, export
 _GROUP_SECONDS = 320.0
 _DECODED_AHEAD = 32
 _PART_SECONDS = 20.0
-
-
-def find_files(arguments: Sequence[str]) -> list[str]:
-  """Files, folders (all audio in and below them) and glob patterns.
-
-  Returns:
-    Paths; the files of a folder or a pattern are sorted. What is none of them
-    is taken for the name of a file.
-
-  Raises:
-    ValueError: If a folder or a pattern has no audio file.
-  """
-  files = []
-  for argument in arguments:
-    found = [argument]
-    if os.path.isdir(argument):
-      found = _audio_in(argument)
-    elif glob.has_magic(argument) and not os.path.exists(argument):
-      found = []
-      for path in sorted(glob.glob(argument, recursive=True)):
-        found += _audio_in(path) if os.path.isdir(path) else [path]
-    if not found:
-      raise ValueError(
-        f"{argument}: no audio file there (looked for "
-        f"{', '.join(audio.EXTENSIONS)})."
-      )
-    files += found
-  return files
-
-
-def _audio_in(folder: str) -> list[str]:
-  return sorted(
-    str(path)
-    for path in pathlib.Path(folder).rglob("*")
-    if path.suffix.lower() in audio.EXTENSIONS and path.is_file()
-  )
 
 
 @dataclasses.dataclass

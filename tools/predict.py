@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib.util
 import json
 import os
 import pathlib
@@ -88,13 +89,17 @@ _BAR_LETTERS = 20
 def main(arguments: list[str]) -> int:
   _check_flags()
   # Imported late: a mistake in the flags is answered at once.
-  from tf_audioset import export, prediction
+  from tf_audioset import audio
 
-  files = prediction.find_files(arguments)
+  files = audio.find_files(arguments)
   if FLAGS.png_dir or FLAGS.audacity_dir:
     _check_names(files)
-  if FLAGS.png_dir:
-    import matplotlib  # noqa: F401  That it is missing is said at once, too.
+  if FLAGS.png_dir and not importlib.util.find_spec("matplotlib"):
+    raise ValueError(
+      "--png_dir needs matplotlib: pip install 'tf_audioset[plot]'."
+    )
+  from tf_audioset import export, prediction
+
   tagger = export.ExportedTagger(FLAGS.saved_model)
   thresholds = _thresholds(tagger.classes)
   with tempfile.TemporaryDirectory() as folder:

@@ -67,9 +67,9 @@ flags.DEFINE_integer(
 
 def main(arguments: list[str]) -> int:
   # Imported late: a mistake in the flags is answered at once.
-  from tf_audioset import labels, prediction, serving
+  from tf_audioset import audio, labels, serving
 
-  files = prediction.find_files(arguments)
+  files = audio.find_files(arguments)
   kind = serving.Rest if FLAGS.rest else serving.Grpc
   classes = None
   if FLAGS.class_labels_csv:
