@@ -49,11 +49,13 @@ setup(
   ],
   extras_require={
     "plot": ["matplotlib>=3.5"],
+    "serving": ["tensorflow-serving-api>=2.15,<2.16"],  # As TensorFlow.
     "test": [
       "matplotlib>=3.5",
       "pytest>=7",
       "pytest-xdist>=3",
       "ruff>=0.17,<0.18",  # Another formatter version formats otherwise.
+      "tensorflow-serving-api>=2.15,<2.16",
     ],
   },
 )

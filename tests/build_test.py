@@ -29,10 +29,12 @@ _PIP = {
   "absl": "absl-py",
   "gin": "gin-config",
   "google": "protobuf",
+  "grpc": "grpcio",
   "official": "tf-models-official",
   "sklearn": "scikit-learn",
   "tensorflow_addons": "tensorflow-addons",
   "tensorflow_io": "tensorflow-io",
+  "tensorflow_serving": "tensorflow-serving-api",
 }
 
 

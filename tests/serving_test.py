@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
+import tensorflow as tf
 
 from tests import command, model_server, toy
 from tf_audioset import export, labels, serving
@@ -99,11 +100,10 @@ def test_what_cannot_be_scored_is_an_invalid_argument(
       "600 s",
     ),
     (
-      "serving_default",
-      {"waveform": np.zeros([400, 10 * 16000], np.float32)},
-      "all clips of a request 3600 s",
+      "batched",
+      {"waveform": _noise(160000)},
+      r"\[160000\] is not compatible with expected shape \[8,160000\]",
     ),
-    ("batched", {"waveform": _noise(160000)}, r"must be \[batch, num_samples"),
     (
       "timeline",
       {
@@ -132,6 +132,16 @@ def test_other_mistakes_are_invalid_arguments(
     serving.ServingError, match=f"INVALID_ARGUMENT: .*{message}"
   ):
     _connect(server, serving.Grpc).predict(signature, inputs)
+
+
+def test_all_clips_of_a_request_have_a_limit(monkeypatch):
+  monkeypatch.setattr(export, "MAX_SECONDS", 2)
+  checked = tf.function(export._checked)
+  checked(tf.zeros([2, 16000]))
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match="of a request 2 s, .*3 16000"
+  ):
+    checked(tf.zeros([3, 16000]))
 
 
 def test_an_empty_waveform_is_silence_and_twenty_minutes_have_a_timeline(
