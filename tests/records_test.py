@@ -227,3 +227,39 @@ def test_what_is_missing_is_named(tmp_path):
   (tmp_path / records.INFO_FILE).write_text("{}")
   with pytest.raises(ValueError, match="prepare the data again"):
     records.find_split(str(tmp_path), "train")
+
+
+def test_the_table_of_clips_follows_a_part(tmp_path):
+  toy.write_dataset(tmp_path)
+  split = records.find_split(str(tmp_path), "train")
+  numbers = [i for shard in range(3) for i in range(shard, 24, 3)]
+  labels = [toy.clip(i, 0)[1] for i in numbers]
+  table = split.clips()
+  assert table.id.tolist() == [f"train{i}".encode() for i in numbers]
+  assert [table.labels_of(i).tolist() for i in range(24)] == labels
+  expected = [sum(c in found for found in labels) for c in range(3)]
+  assert table.count_positives(3).tolist() == expected
+  buckets = split.index.bucket
+  for part in (split.part(20, 70), split.part(10, 90).part(20, 70)):
+    rows = np.flatnonzero((20 <= buckets) & (buckets < 70))
+    table = part.clips()
+    assert table.id.tolist() == [f"train{numbers[i]}".encode() for i in rows]
+    for i, row in enumerate(rows):
+      assert table.labels_of(i).tolist() == labels[row]
+
+
+def test_a_table_of_other_clips_is_refused(tmp_path):
+  toy.write_dataset(tmp_path)
+  split = records.find_split(str(tmp_path), "train")
+  other = records.find_split(str(tmp_path), "eval").clips_file
+  moved = split.clips().take(np.arange(24)[::-1])
+  (tmp_path / "train.clips.npz").write_bytes(open(other, "rb").read())
+  for one in (split, split.part(50, 100)):
+    with pytest.raises(ValueError, match="other clips than the records"):
+      one.clips()
+  moved.write(split.clips_file)
+  with pytest.raises(ValueError, match="other clips than the records"):
+    split.clips()
+  (tmp_path / "train.clips.npz").write_bytes(b"PK")
+  with pytest.raises(ValueError, match="train.clips.npz: .* or broken"):
+    split.clips()

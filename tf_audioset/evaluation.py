@@ -215,7 +215,9 @@ def read_labels(
 def count_positives(
   split: records.Split, num_classes: int, progress: Callable[[int], None]
 ) -> np.ndarray:
-  """Counts the clips of each class. Reads the whole split, audio and all.
+  """Counts the clips of each class.
+
+  Without a table of clips (older preparations, audax's) it reads all the audio.
 
   Args:
     split: The clips.
@@ -224,7 +226,19 @@ def count_positives(
 
   Returns:
     int64 [num_classes].
+
+  Raises:
+    ValueError: If a clip's label is not below num_classes.
   """
+  table = split.clips()
+  if table is not None:
+    if table.labels.max(initial=-1) >= num_classes:
+      raise ValueError(
+        f"{split.clips_file}: label {table.labels.max()}, where the classes "
+        f"are {num_classes}."
+      )
+    progress(len(table))
+    return table.count_positives(num_classes)
 
   def targets(serialized):
     labels = records.parse_example(serialized)["labels"]

@@ -14,7 +14,8 @@ Records made by audax (`audio` as FLAC, `label`, `duration`; no id; ZLIB) are
 read as well.
 
 An index beside the shards, SPLIT.index.npz, says where each record begins, so
-that any record can be read without those before it.
+that any record can be read without those before it. A table, SPLIT.clips.npz,
+says what can be known of the clips without reading audio.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -400,7 +402,8 @@ class Index:
 
   shard: np.ndarray  # int32 [num_clips], index into the split's files.
   offset: np.ndarray  # int64 [num_clips], bytes before the record.
-  bucket: np.ndarray | None  # uint8 [num_clips], see `bucket`; None: no ids.
+  # uint8 [num_clips], see `bucket`; None: no ids.
+  bucket: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.offset)
@@ -412,10 +415,7 @@ class Index:
 
   def write(self, path: str) -> None:
     """Writes SPLIT.index.npz at one stroke."""
-    arrays = dataclasses.asdict(self)
-    content = io.BytesIO()
-    np.savez(content, **{k: v for k, v in arrays.items() if v is not None})
-    write_file(path, content.getvalue())
+    _write_arrays(path, self)
 
 
 class IndexBuilder:
@@ -448,6 +448,85 @@ class IndexBuilder:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipTable:
+  """What each record of a split holds, in the order of its index."""
+
+  id: np.ndarray  # bytes (S) [num_clips], UTF-8.
+  num_samples: np.ndarray  # int32 [num_clips]
+  labels: np.ndarray  # int32 [num_labels], clip by clip; a clip's are distinct.
+  label_ends: np.ndarray  # int64 [num_clips], where a clip's labels end.
+  audio_hash: np.ndarray  # uint64 [num_clips], see `audio.samples_hash`.
+
+  def __len__(self) -> int:
+    return len(self.id)
+
+  def labels_of(self, row: int) -> np.ndarray:
+    """int32 [n], the labels of one clip."""
+    begin = self.label_ends[row - 1] if row else 0
+    return self.labels[begin : self.label_ends[row]]
+
+  def count_positives(self, num_classes: int) -> np.ndarray:
+    """int64 [num_classes], the clips of each class."""
+    return np.bincount(self.labels, minlength=num_classes)
+
+  def take(self, rows: np.ndarray) -> ClipTable:
+    """Some of the clips."""
+    counts = np.diff(self.label_ends, prepend=0)[rows]
+    ends = np.cumsum(counts)
+    # A label's place is its clip's beginning and its number there.
+    begins = self.label_ends[rows] - counts
+    places = np.arange(counts.sum()) + np.repeat(begins - ends + counts, counts)
+    return ClipTable(
+      self.id[rows],
+      self.num_samples[rows],
+      self.labels[places],
+      ends,
+      self.audio_hash[rows],
+    )
+
+  def write(self, path: str) -> None:
+    """Writes SPLIT.clips.npz at one stroke."""
+    _write_arrays(path, self)
+
+  @classmethod
+  def read(cls, path: str) -> ClipTable:
+    """Reads SPLIT.clips.npz.
+
+    Raises:
+      ValueError: If it is missing or broken.
+    """
+    return _read_arrays(path, cls)
+
+
+class ClipTableBuilder:
+  """Makes a `ClipTable` while clips are written one after another."""
+
+  def __init__(self):
+    self._rows = []
+    self._labels = []
+    self._label_ends = []
+
+  def add(
+    self, clip_id: str, num_samples: int, labels: Sequence[int], audio_hash: int
+  ) -> None:
+    """Adds a clip."""
+    self._rows.append((clip_id.encode(), num_samples, audio_hash))
+    self._labels += labels
+    self._label_ends.append(len(self._labels))
+
+  def build(self) -> ClipTable:
+    """The table of all that was added, at least one clip."""
+    ids, num_samples, hashes = zip(*self._rows)
+    return ClipTable(
+      np.array(ids),
+      np.array(num_samples, np.int32),
+      np.array(self._labels, np.int32),
+      np.array(self._label_ends, np.int64),
+      np.array(hashes, np.uint64),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class SplitInfo:
   """One split in dataset_info.json."""
 
@@ -458,6 +537,7 @@ class SplitInfo:
   ]  # {"file", "num_clips", "num_bytes"} of each.
   ids_sha256: str  # Of the sorted ids, joined by newlines.
   index: str  # File of the `Index`.
+  clips: str = ""  # File of the `ClipTable`; older preparations have none.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -482,6 +562,8 @@ class Split:
   index: Index | None  # None: compressed, readable from the beginning only.
   ids_sha256: str = ""  # Of the sorted ids of all clips; empty: not known.
   codec: str = "flac"  # Or "pcm16".
+  clips_file: str = ""  # Of the `ClipTable`; empty: there is none.
+  rows: np.ndarray | None = None  # The table's rows of a `part`.
 
   @property
   def needs_python(self) -> bool:
@@ -518,15 +600,39 @@ class Split:
         "it again with tools/make_tfrecords.py."
       )
     buckets = self.index.bucket
-    index = self.index.take(
-      np.flatnonzero((first <= buckets) & (buckets < end))
-    )
+    rows = np.flatnonzero((first <= buckets) & (buckets < end))
+    index = self.index.take(rows)
     if not len(index):
       raise ValueError(
         f"no clip is in per cent {first} to {end} of the ids' hash: "
         f"{self.num_clips} clips are too few to be divided so."
       )
-    return dataclasses.replace(self, num_clips=len(index), index=index)
+    return dataclasses.replace(
+      self,
+      num_clips=len(index),
+      index=index,
+      rows=rows if self.rows is None else self.rows[rows],
+    )
+
+  def clips(self) -> ClipTable | None:
+    """Reads what is known of the clips, in their order; None if nothing is.
+
+    Raises:
+      ValueError: If the table is missing, broken or not of these records.
+    """
+    if not self.clips_file:
+      return None
+    table = ClipTable.read(self.clips_file)
+    if self.rows is not None and self.rows.max() < len(table):
+      table = table.take(self.rows)
+    if len(table) != self.num_clips or np.any(
+      bucket(tf.constant(table.id)) != self.index.bucket
+    ):
+      raise ValueError(
+        f"{self.clips_file}: of other clips than the records: of another "
+        "preparation."
+      )
+    return table
 
   def locator(self):
     """A function from records' numbers to where they are stored.
@@ -676,13 +782,14 @@ def find_split(data_dir: str, split: str) -> Split:
         f"{file}: {num_bytes} bytes, where {INFO_FILE} says "
         f"{shard['num_bytes']}: a broken copy, or of another preparation."
       )
-  index = _read_index(os.path.join(data_dir, info.splits[split].index))
+  index = _read_arrays(os.path.join(data_dir, info.splits[split].index), Index)
   if len(index) != info.splits[split].num_clips:
     raise ValueError(
       f"{data_dir}: {info.splits[split].index} has {len(index)} clips, where "
       f"{INFO_FILE} says {info.splits[split].num_clips}: of another "
       "preparation."
     )
+  clips = info.splits[split].clips
   return Split(
     files,
     len(index),
@@ -691,18 +798,36 @@ def find_split(data_dir: str, split: str) -> Split:
     index,
     info.splits[split].ids_sha256,
     info.codec,
+    clips_file=clips and os.path.join(data_dir, clips),
   )
 
 
-def _read_index(path: str) -> Index:
+def _write_arrays(path: str, arrays: Index | ClipTable) -> None:
+  content = io.BytesIO()
+  np.savez(
+    content,
+    **{k: v for k, v in vars(arrays).items() if v is not None},
+  )
+  write_file(path, content.getvalue())
+
+
+def _read_arrays(path: str, kind: type[Index | ClipTable]):
+  """The inverse of `_write_arrays`."""
   try:
     with tf.io.gfile.GFile(path, "rb") as file:
-      arrays = np.load(io.BytesIO(file.read()))
-    return Index(arrays["shard"], arrays["offset"], arrays.get("bucket"))
-  except (tf.errors.OpError, OSError, ValueError, KeyError, EOFError) as e:
+      arrays = dict(np.load(io.BytesIO(file.read())))
+    return kind(**arrays)
+  except (
+    tf.errors.OpError,
+    OSError,
+    ValueError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+  ) as e:
     raise ValueError(
-      f"{path}: the index of the records is missing or broken; prepare the "
-      "data again with tools/make_tfrecords.py."
+      f"{path}: which belongs to the records, is missing or broken; prepare "
+      "the data again with tools/make_tfrecords.py."
     ) from e
 
 
