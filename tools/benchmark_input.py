@@ -4,10 +4,11 @@ r"""How fast training batches come, beside the reference's way of making them.
   python tools/benchmark_input.py
 
 Clips of 10 s become int16 crops of 5 s with 527 targets, in batches of 64:
-from FLAC, from PCM16, and by the reference's way (tfio's decode_flac, of ZLIB
-TFRecords of the same clips). The ways take turns, on one core and on two, and
-the best turn of each counts. Other load on the machine spoils what is timed by
-the clock; the column of CPU seconds suffers less from it.
+from FLAC in one process and in two (--data_service=2), from PCM16, and by the
+reference's way (tfio's decode_flac, of ZLIB TFRecords of the same clips). The
+ways take turns, on one core and on two, and the best turn of each counts. Other
+load on the machine spoils what is timed by the clock; the column of CPU seconds
+(of the measuring process alone) suffers less from it.
 
 The clips are noise whose FLAC is as large as AudioSet's, about 215 kB, or the
 first of --data_dir.
@@ -43,7 +44,8 @@ flags.DEFINE_list("cores", None, "For this tool: run on these.")
 _BATCH = 64
 _CROP_SECONDS = 5.0
 _NUM_CLASSES = 527
-_WAYS = ("reference", "flac, soundfile", "flac", "pcm16")
+_WAYS = ("reference", "flac, soundfile", "flac", "flac, 2 processes", "pcm16")
+_MEMORY_CLIPS = (2000, 12000)
 
 
 def main() -> None:
@@ -65,6 +67,12 @@ def main() -> None:
           rates[way].append([server.ask(way) for server in servers])
           bar.update()
     _print(rates, servers[0].ask("decoding"))
+    for way in ("flac", "pcm16"):
+      before, after = servers[-1].ask(f"memory of {way}")
+      print(
+        f"memory, {way}: {before:.0f} MB after {_MEMORY_CLIPS[0]} clips, "
+        f"{after:.0f} MB after {_MEMORY_CLIPS[1]}"
+      )
     for server in servers:
       server.stop()
 
@@ -237,25 +245,36 @@ def _reference(path: str):
 
 def _serve(folder: pathlib.Path) -> None:
   """Answers each line of stdin, a way or "decoding", with rates as JSON."""
-  from tf_audioset import data, records
+  from tf_audioset import data, data_service, records
 
-  def ours(codec, **options):
+  def ours(codec, workers=(), **options):
     split = records.find_split(str(folder / codec), "train")
     return data.Pipeline(crop_seconds=_CROP_SECONDS, **options).training(
-      split, num_classes=_NUM_CLASSES, batch_size=_BATCH, seed=0
+      split,
+      num_classes=_NUM_CLASSES,
+      batch_size=_BATCH,
+      seed=0,
+      workers=workers,
     )
 
-  pipelines = (
-    _reference(str(folder / "zlib")),
-    ours("flac", decoder="soundfile"),
-    ours("flac"),
-    ours("pcm16"),
+  ways = dict(
+    zip(
+      _WAYS,
+      (
+        _reference(str(folder / "zlib")),
+        ours("flac", decoder="soundfile"),
+        ours("flac"),
+        ours("flac", workers=data_service.start(2)),
+        ours("pcm16"),
+      ),
+    )
   )
-  ways = dict(zip(_WAYS, pipelines))
   for line in sys.stdin:
     what = line.strip()
     if what == "decoding":
       answer = _decoding(folder)
+    elif what.startswith("memory of "):
+      answer = _memory_mb(ways[what.removeprefix("memory of ")])
     else:
       # A new one each turn: the buffers of others would be filled meanwhile.
       iterator = iter(ways[what])
@@ -263,6 +282,18 @@ def _serve(folder: pathlib.Path) -> None:
       answer = _rates(iterator.get_next)
       del iterator
     print(json.dumps(answer), flush=True)
+
+
+def _memory_mb(pipeline) -> list[float]:
+  """Of this process, after some clips and after many more."""
+  sizes = []
+  batches = iter(pipeline)
+  for i in range(_MEMORY_CLIPS[-1] // _BATCH + 1):
+    batches.get_next()
+    if (i + 1) * _BATCH >= _MEMORY_CLIPS[len(sizes)]:
+      status = pathlib.Path("/proc/self/status").read_text()
+      sizes.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)
+  return sizes
 
 
 def _rates(make_a_batch):
@@ -289,14 +320,12 @@ def _decoding(folder: pathlib.Path) -> dict:
     str(folder / "flac" / "train-00000-of-00001.tfrecord")
   )
   batch = records.parse_examples(next(iter(serialized.batch(_BATCH))))
-  parts = [batch[name].numpy() for name in ("id", "audio", "num_samples")]
+  parts = [batch[name].numpy() for name in ("audio", "num_samples")]
   positions = np.arange(_BATCH, dtype=np.float32) / _BATCH
 
   def decode(decoder):
     crop_samples = round(_CROP_SECONDS * records.SAMPLE_RATE_HZ)
-    records._decode_flac(
-      *parts, positions, crop_samples=crop_samples, decoder=decoder
-    )
+    records._decode_flac(*parts, positions, crop_samples, decoder.encode())
 
   rates = {
     decoder: max(_rates(lambda d=decoder: decode(d))[0] for _ in range(4))
