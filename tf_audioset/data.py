@@ -344,6 +344,40 @@ def full_clips(
   )
 
 
+def whole_clips(
+  split: records.Split, *, num_classes: int, first: int = 0
+) -> tf.data.Dataset:
+  """Every clip from number `first` on, in file order, bad ones included.
+
+  Args:
+    split: The clips.
+    num_classes: Width of the targets.
+    first: Clips before it are not read, if the split has an index.
+
+  Returns:
+    Clips (id string, waveform int16 [num_samples], targets float32
+    [num_classes], error string: what is wrong with it, else empty).
+  """
+
+  def example(_, clip):
+    one = {name: value[tf.newaxis] for name, value in clip.items()}
+    ids, waveforms, lengths, targets, errors = _decode(
+      one, split, num_classes=num_classes
+    )
+    expected = clip["id"]
+    clip_id = tf.where(expected == "", ids[0], expected)
+    return clip_id, waveforms[0, : lengths[0]], targets[0], errors[0]
+
+  if split.index is None:
+    clips = _numbered(split, split.num_clips)[0].skip(first)
+  else:
+    numbers = tf.data.Dataset.range(first, split.num_clips)
+    clips = _read(split, numbers, lambda number: number)
+  return clips.map(example, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
+    tf.data.AUTOTUNE
+  )
+
+
 def clip_at(positions: tf.Tensor, num_clips: int, seed: tf.Tensor) -> tf.Tensor:
   """The clips at positions of the training stream: a permutation an epoch.
 
