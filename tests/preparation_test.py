@@ -160,7 +160,7 @@ def test_what_has_changed_is_done_again(tmp_path, change, redone):
 def test_a_reader_never_sees_a_mix_and_any_stop_can_be_continued(
   tmp_path, monkeypatch
 ):
-  clips = _clips(tmp_path / "in", 22)
+  clips = _clips(tmp_path / "in", 10)
   _prepare(clips, tmp_path / "expected")
   rename, remove = tf.io.gfile.rename, tf.io.gfile.remove
   seen = set()
@@ -176,7 +176,7 @@ def test_a_reader_never_sees_a_mix_and_any_stop_can_be_continued(
 
   for stop in range(100):
     out = tmp_path / f"out{stop}"
-    _prepare(clips[:15], out)
+    _prepare(clips[:8], out)
     seen.clear()
     see()
     steps = iter(range(stop))
@@ -201,7 +201,7 @@ def test_a_reader_never_sees_a_mix_and_any_stop_can_be_continued(
     _prepare(clips, out)
     assert _contents(out) == _contents(tmp_path / "expected")
   # Of plans, shards, accounts, names, descriptions ...
-  assert stop > 25 and len(seen) == 3
+  assert stop > 15 and len(seen) == 3
 
 
 def test_every_row_is_accounted_for(tmp_path):
@@ -347,4 +347,4 @@ def test_a_process_that_died_is_told(tmp_path, monkeypatch):
     concurrent.futures.ProcessPoolExecutor, "submit", lambda *_: broken
   )
   with pytest.raises(ValueError, match="smaller --num_workers"):
-    _prepare(_clips(tmp_path / "in", 1), tmp_path, preparation.local_runner(1))
+    _prepare(_clips(tmp_path / "in", 8), tmp_path, preparation.local_runner(2))
