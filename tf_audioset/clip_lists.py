@@ -62,7 +62,8 @@ def from_segments(
   clips = []
   rows = _read_csv(segments_csv, skipinitialspace=True)
   for number, row in enumerate(rows, start=1):
-    if row[0].startswith("#"):
+    # The official eval list has no # before the names of its columns.
+    if row[0].startswith("#") or row[0] == "YTID":
       continue
     if len(row) != 4:
       raise ValueError(

@@ -39,8 +39,9 @@ _MIN_SHARD_CLIPS = 32
 # Requests to a bucket that wait at the same time.
 _NUM_THREADS = 32
 
-# In a worker: how many clips all workers have seen.
-_counter = None
+# In a worker, shared by all: how many clips of each task were seen; at the end,
+# whether to stop.
+_counts = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,13 +194,13 @@ def local_runner(num_workers: int) -> Runner:
         write_shard(plan, bar.update)
       return
     context = multiprocessing.get_context("spawn")  # TensorFlow cannot fork.
-    counter = context.Value("q", 0)
+    counts = context.RawArray("q", len(plans) + 1)
     pool = concurrent.futures.ProcessPoolExecutor(
-      min(num_workers, len(plans)), context, _start_worker, (counter,)
+      min(num_workers, len(plans)), context, _start_worker, (counts,)
     )
     try:
-      with _shown(bar, lambda: counter.value, every_seconds=0.5):
-        tasks = [pool.submit(_work, plan) for plan in plans]
+      with _shown(bar, lambda: sum(counts[:-1]), every_seconds=0.5):
+        tasks = [pool.submit(_work, *task) for task in enumerate(plans)]
         for task in concurrent.futures.as_completed(tasks):
           task.result()
     except concurrent.futures.process.BrokenProcessPool:
@@ -208,6 +209,7 @@ def local_runner(num_workers: int) -> Runner:
         "again, with a smaller --num_workers: what is done stays done."
       ) from None
     finally:
+      counts[-1] = 1
       pool.shutdown(cancel_futures=True)
 
   return run
@@ -253,9 +255,9 @@ def beam_runner(runner: str, options: str) -> Runner:
   return run
 
 
-def _start_worker(counter) -> None:
-  global _counter
-  _counter = counter
+def _start_worker(counts) -> None:
+  global _counts
+  _counts = counts
   # Ctrl-C is the parent's matter, and when that is gone there is none to work
   # for: a new run may have begun.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -268,13 +270,13 @@ def _start_worker(counter) -> None:
   threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(plan_file: str) -> None:
-  write_shard(plan_file, _count)
+def _work(task: int, plan_file: str) -> None:
+  def progress():
+    _counts[task] += 1
+    if _counts[-1]:
+      raise InterruptedError("another task has failed")
 
-
-def _count() -> None:
-  with _counter.get_lock():
-    _counter.value += 1
+  write_shard(plan_file, progress)
 
 
 @contextlib.contextmanager
