@@ -340,6 +340,20 @@ def test_nothing_readable_is_an_error_that_is_audited(tmp_path):
   assert not list((tmp_path / "out").glob(".*"))
 
 
+@pytest.mark.parametrize("change", ["classes", "codec", "clip_seconds"])
+def test_splits_of_one_folder_are_of_one_kind(tmp_path, change):
+  clips = _clips(tmp_path / "in", 3)
+  _prepare(clips, tmp_path / "out")
+  other = {
+    "classes": labels.ClassList.from_names(["b", "a"]),
+    "codec": "pcm16",
+    "clip_seconds": 5.0,
+  }
+  with pytest.raises(ValueError, match="another class list, clip length or"):
+    _prepare(clips, tmp_path / "out", split="eval", **{change: other[change]})
+  assert records.find_split(str(tmp_path / "out"), "train").num_clips == 3
+
+
 def test_a_process_that_died_is_told(tmp_path, monkeypatch):
   broken = concurrent.futures.Future()
   broken.set_exception(concurrent.futures.process.BrokenProcessPool())

@@ -185,7 +185,7 @@ def _read_with_av(path, content, wanted_seconds):
     import av
   except ImportError:
     raise AudioError(
-      f"{path}: needs PyAV: pip install 'tf_audioset[av]'"
+      f"{path}: needs PyAV, the extra [av]: pip install av"
     ) from None
   try:
     source = os.fspath(path) if content is None else io.BytesIO(content)

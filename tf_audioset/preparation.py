@@ -200,7 +200,10 @@ def local_runner(num_workers: int) -> Runner:
     )
     try:
       with _shown(bar, lambda: sum(counts[:-1]), every_seconds=0.5):
+        # Ctrl-C is for this process alone: those begun here inherit that.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         tasks = [pool.submit(_work, *task) for task in enumerate(plans)]
+        signal.signal(signal.SIGINT, before)
         for task in concurrent.futures.as_completed(tasks):
           task.result()
     except concurrent.futures.process.BrokenProcessPool:
@@ -230,7 +233,8 @@ def beam_runner(runner: str, options: str) -> Runner:
     from apache_beam.options import pipeline_options
   except ImportError:
     raise ValueError(
-      f"--runner={runner} needs Apache Beam: pip install 'tf_audioset[beam]'."
+      f"--runner={runner} needs Apache Beam, the extra [beam]: "
+      "pip install 'apache-beam>=2.77'."
     ) from None
 
   def run(plans, bar):
@@ -258,9 +262,7 @@ def beam_runner(runner: str, options: str) -> Runner:
 def _start_worker(counts) -> None:
   global _counts
   _counts = counts
-  # Ctrl-C is the parent's matter, and when that is gone there is none to work
-  # for: a new run may have begun.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # Without the parent there is none to work for; a new run may have begun.
   parent = multiprocessing.parent_process().sentinel
 
   def watch():

@@ -43,7 +43,7 @@ def main() -> None:
       try:
         clips = [_write_file(folder / f"{i}.{kind}") for i in range(8)]
       except ImportError:
-        print(f"{kind:6}needs PyAV: pip install 'tf_audioset[av]'")
+        print(f"{kind:6}needs PyAV: pip install av")
         continue
       rates = [_measure(clips, folder / f"out{i}") for i in range(FLAGS.rounds)]
       by_cpu, by_clock = (max(rate) for rate in zip(*rates))
