@@ -88,10 +88,12 @@ def _stops_after(count):
 def test_a_second_run_does_only_what_is_missing(tmp_path, capsys):
   clips = _clips(tmp_path / "in", 22)
   _prepare(clips, tmp_path / "expected")
-  done = []
+  done, left = [], []
 
   def run(plans, bar):
     done.append(len(plans))
+    left.extend(out.glob(".train.parts/*.tmp-*"))
+    left.extend(out.glob(".train.parts/0000*"))
     _here(plans, bar)
 
   out = tmp_path / "out"
@@ -100,7 +102,11 @@ def test_a_second_run_does_only_what_is_missing(tmp_path, capsys):
   with pytest.raises(ValueError, match="no prepared data"):
     records.find_split(str(out), "train")
   capsys.readouterr()
+  half = min((out / ".train.parts").glob("*.plan.json"))
+  (half.parent / f"{half.name[:32]}.tmp-1").touch()
+  (half.parent / f"{'0' * 32}.tfrecord").touch()
   _prepare(clips, out, run)
+  assert left == []
   assert "4 of 6 shards were done" in capsys.readouterr().out
   assert done == [2]
   assert _contents(out) == _contents(tmp_path / "expected")

@@ -119,6 +119,7 @@ def prepare(
   parts = os.path.join(output_dir, f".{split}.parts")
   tf.io.gfile.makedirs(parts)
   shards = _cut(clips, parts, split, options)
+  _remove_strangers(parts, shards)
   _parallel(_write_plan, shards)
   accounts = _parallel(lambda s: _find_account(s, output_dir), shards)
   todo = [s for s, account in zip(shards, accounts) if account is None]
@@ -383,6 +384,14 @@ def _cut(clips, parts, split, options) -> list[_Shard]:
     name = f"{split}-{number:05}-of-{num_shards:05}.tfrecord"
     shards.append(_Shard(of_shard, plan, base, name))
   return shards
+
+
+def _remove_strangers(parts: str, shards: Sequence[_Shard]) -> None:
+  """Removes what other plans, and runs that were killed, have left."""
+  digests = {os.path.basename(shard.base) for shard in shards}
+  for name in tf.io.gfile.listdir(parts):
+    if name.split(".")[0] not in digests or ".tmp-" in name:
+      tf.io.gfile.remove(os.path.join(parts, name))
 
 
 def _write_plan(shard: _Shard) -> None:
