@@ -53,6 +53,7 @@ setup(
     "beam": ["apache-beam>=2.77; python_version >= '3.10'"],
     "plot": ["matplotlib>=3.5"],
     "test": [
+      "apache-beam>=2.77; python_version >= '3.10'",
       "av>=15",
       "matplotlib>=3.5",
       "pytest>=7",
