@@ -48,9 +48,14 @@ setup(
     "tqdm>=4.60",
   ],
   extras_require={
+    "av": ["av>=15"],  # m4a, mp4 and webm.
+    # Earlier ones ask for other versions of grpcio and protobuf.
+    "beam": ["apache-beam>=2.77; python_version >= '3.10'"],
     "plot": ["matplotlib>=3.5"],
     "serving": ["tensorflow-serving-api>=2.15,<2.16"],  # As TensorFlow.
     "test": [
+      "apache-beam>=2.77; python_version >= '3.10'",
+      "av>=15",
       "matplotlib>=3.5",
       "pytest>=7",
       "pytest-xdist>=3",

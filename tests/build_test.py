@@ -27,6 +27,7 @@ _FOLDERS = (
 )
 _PIP = {
   "absl": "absl-py",
+  "apache_beam": "apache-beam",
   "gin": "gin-config",
   "google": "protobuf",
   "grpc": "grpcio",

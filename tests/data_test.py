@@ -3,10 +3,12 @@
 
 import collections
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import stats
 
 from tests import toy
 from tf_audioset import data, records
@@ -331,9 +333,211 @@ def test_damage_of_a_shard_is_an_error_and_never_another_clip(tmp_path, codec):
       assert damaged == content
       for part, wanted in zip(found, expected):
         np.testing.assert_array_equal(part, wanted)
-  shard.unlink()
-  with pytest.raises(tf.errors.NotFoundError, match=shard.name):
-    list(dataset)
+
+
+def _rewrite(folder, number, change):
+  """Writes the only shard again with one record changed; sums are right."""
+  shard = folder / "train-00000-of-00001.tfrecord"
+  serialized = [r.numpy() for r in tf.data.TFRecordDataset(str(shard))]
+  example = tf.train.Example.FromString(serialized[number])
+  change(example.features.feature)
+  serialized[number] = example.SerializeToString()
+  index = records.IndexBuilder()
+  index.next_shard()
+  with tf.io.TFRecordWriter(str(shard)) as writer:
+    for i, record in enumerate(serialized):
+      writer.write(record)
+      index.add(len(record), f"train{i}")
+  index.build().write(str(folder / "train.index.npz"))
+
+
+def _set_bytes(name, change):
+  def changed(feature):
+    value = feature[name].bytes_list.value
+    value[0] = change(value[0])
+
+  return changed
+
+
+def _flip(content, place):
+  damaged = bytearray(content)
+  damaged[place] ^= 1
+  return bytes(damaged)
+
+
+# What is done to record 2, and what is said of it.
+_BAD_RECORDS = {
+  "empty": (_set_bytes("audio", lambda _: b""), "cannot be decoded"),
+  "frame": (
+    _set_bytes("audio", lambda a: _flip(a, len(a) // 2)),
+    "cannot be decoded",
+  ),
+  "label": (
+    lambda feature: feature["labels"].int64_list.value.append(3),
+    "a label is not in 0 ... 2: 3",
+  ),
+  "stranger": (
+    _set_bytes("id", lambda _: b"train7"),
+    "another clip is here, train7",
+  ),
+  "codec": (
+    _set_bytes("codec", lambda _: b"pcm16"),
+    "said to be flac, its codec is pcm16",
+  ),
+  "checksum": (None, "cannot be read"),
+  "gone": (None, "cannot be read"),
+}
+
+
+@pytest.fixture(name="damaged", params=_BAD_RECORDS)
+def _damaged(request, tmp_path):
+  """A split of 6 clips of which one, or all, cannot be used, and the reason."""
+  toy.write_dataset(tmp_path, num_train=6, num_samples=4000, num_shards=1)
+  shard = tmp_path / "train-00000-of-00001.tfrecord"
+  change, reason = _BAD_RECORDS[request.param]
+  if change:
+    _rewrite(tmp_path, 2, change)
+    info = records.read_dataset_info(str(tmp_path))
+    info.splits["train"].shards[0]["num_bytes"] = shard.stat().st_size
+    records.write_dataset_info(str(tmp_path), info)
+  split = records.find_split(str(tmp_path), "train")
+  if request.param == "checksum":
+    place = int(split.index.offset[2]) + 50
+    shard.write_bytes(_flip(shard.read_bytes(), place))
+  elif request.param == "gone":
+    shard.unlink()
+  return split, reason
+
+
+def test_a_bad_record_is_named_with_its_shard_place_and_id(damaged):
+  split, reason = damaged
+  number = 0 if not tf.io.gfile.exists(split.files[0]) else 2
+  wanted = (
+    f"clip train{number}, the record at byte {split.index.offset[number]} of "
+    f"{split.files[0]}: "
+  )
+  pipeline = data.Pipeline(crop_seconds=0.1)
+  datasets = (
+    pipeline.centre_crops(split, num_classes=3, batch_size=6),
+    pipeline.training(split, num_classes=3, batch_size=1, seed=0),
+    data.full_clips(
+      split, num_classes=3, batch_size=2, min_samples=1, padding="zero"
+    ),
+  )
+  for dataset in datasets:
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+      list(dataset)
+    message = re.sub("(train|byte )[0-9]+", r"\1N", error.value.message)
+    assert re.sub("(train|byte )[0-9]+", r"\1N", wanted) in message
+    assert wanted in error.value.message or number == 0  # All are bad then.
+    assert reason in error.value.message
+
+
+def test_bad_records_are_replaced_and_counted_if_allowed(damaged, capfd):
+  split, reason = damaged
+  pipeline = data.Pipeline(crop_seconds=0.1, max_bad_records=1)
+  batches = pipeline.training(split, num_classes=3, batch_size=6, seed=0)
+  if not tf.io.gfile.exists(split.files[0]):
+    with pytest.raises(tf.errors.OpError, match="no record of a batch"):
+      next(iter(batches))
+    return
+  clips = [toy.clip(i, 4000) for i in range(6)]
+  for waveforms, targets, num_bad in batches.take(2).as_numpy_iterator():
+    assert num_bad == 1
+    sources = [clip for clip, _ in _sources(waveforms, [c[0] for c in clips])]
+    # All others are there, and one of them a second time.
+    assert sorted(set(sources)) == [0, 1, 3, 4, 5]
+    for clip, target in zip(sources, targets):
+      assert np.flatnonzero(target).tolist() == clips[clip][1]
+  told = capfd.readouterr().err
+  assert "bad record: clip train2, the record at byte" in told
+  assert reason in told
+  # A run that starts later sees the same.
+  (again,) = (
+    pipeline.training(split, num_classes=3, batch_size=6, seed=0, first_step=1)
+    .take(1)
+    .as_numpy_iterator()
+  )
+  np.testing.assert_array_equal(again[0], waveforms)
+
+
+def test_a_broken_compressed_shard_is_named(tmp_path):
+  (tmp_path / "train").mkdir()
+  path = tmp_path / "train" / "a.tfrec"
+  with tf.io.TFRecordWriter(str(path), "ZLIB") as writer:
+    for i in range(20):
+      writer.write(records.serialize_example("", toy.clip(i, 4000)[0], [0]))
+  path.write_bytes(path.read_bytes()[:-3000])
+  with pytest.raises(ValueError, match=r"a.tfrec: broken, 1\d records"):
+    records.find_split(str(tmp_path), "train")
+
+
+def _order(num_clips, epoch, seed=0):
+  positions = tf.range(num_clips, dtype=tf.int64) + epoch * num_clips
+  return data.clip_at(positions, num_clips, tf.constant(seed)).numpy()
+
+
+@pytest.mark.parametrize("num_clips", [1000, 20000])
+def test_the_order_is_not_correlated_with_files_or_other_epochs(num_clips):
+  orders = [np.arange(num_clips)]
+  orders += [_order(num_clips, epoch) for epoch in range(3)]
+  orders.append(_order(num_clips, 0, seed=1))
+  # Position by clip.
+  places = [np.argsort(order) for order in orders]
+  for i, first in enumerate(places):
+    for second in places[:i]:
+      correlation = stats.spearmanr(first, second).statistic
+      # Its standard deviation is 1 / sqrt(n - 1) if there is none.
+      assert abs(correlation) < 4.5 / np.sqrt(num_clips - 1)
+  # Nor do neighbours stay neighbours.
+  steps = np.abs(np.diff(orders[1]))
+  assert abs(steps.mean() / (num_clips / 3) - 1) < 5 / np.sqrt(num_clips)
+
+
+def test_a_batch_mixes_the_shards_as_drawing_at_random_would():
+  num_shards, num_clips, batch_size = 50, 20000, 100
+  shard = _order(num_clips, 0) // (num_clips // num_shards)
+  batches = shard.reshape([-1, batch_size])
+  counts = [np.bincount(b, minlength=num_shards) for b in batches]
+  # Sum of chi squared over the batches; 49 expected of each.
+  chi_squared = np.sum((np.array(counts) - 2) ** 2 / 2, axis=1)
+  expected = num_shards - 1
+  deviation = np.sqrt(2 * expected / len(batches))
+  # Drawing without putting back is a little more even.
+  assert abs(chi_squared.mean() - expected) < 5 * deviation
+
+
+@pytest.mark.parametrize(
+  ("num_shards", "num_hosts"), [(1, 3), (3, 2), (7, 5), (2, 6)]
+)
+def test_hosts_read_each_clip_once_an_epoch(tmp_path, num_shards, num_hosts):
+  toy.write_dataset(
+    tmp_path, num_train=30, num_samples=2000, num_shards=num_shards
+  )
+  split = records.find_split(str(tmp_path), "train")
+  seen = []
+  for host in range(num_hosts):
+    context = tf.distribute.InputContext(num_hosts, host, num_hosts)
+    batches = data.Pipeline(crop_seconds=0.125).training(
+      split, num_classes=3, batch_size=num_hosts, seed=3, context=context
+    )
+    for waveforms, _ in batches.take(30 // num_hosts).as_numpy_iterator():
+      seen.extend(w.tobytes() for w in waveforms)
+  expected = [toy.clip(i, 2000)[0].tobytes() for i in range(30)]
+  assert sorted(seen) == sorted(expected)
+
+
+def test_threads_do_not_change_the_order(split):
+  def stream(num_threads):
+    batches = data.Pipeline(crop_seconds=0.5).training(
+      split, num_classes=3, batch_size=8, seed=1
+    )
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = num_threads
+    batches = batches.take(6).with_options(options)
+    return np.concatenate([w for w, _ in batches.as_numpy_iterator()])
+
+  np.testing.assert_array_equal(stream(1), stream(16))
 
 
 @pytest.mark.parametrize("length", [1, 3, 10, 11, 25])
@@ -360,6 +564,7 @@ def test_an_empty_waveform_becomes_silence():
     ({"crop_seconds": 0.0}, "crop_seconds is 0.0"),
     ({"padding": "mirror"}, "'mirror'.*repeat"),
     ({"shuffle_clips": 0}, "shuffle_clips is 0"),
+    ({"max_bad_records": -1}, "max_bad_records is -1"),
   ],
 )
 def test_bad_settings_are_refused(arguments, message):

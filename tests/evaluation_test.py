@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every clip is scored once; files of scores; clips found by their ids."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -178,3 +179,15 @@ def test_a_digest_follows_names_and_contents(tmp_path):
   file.write_text("1")
   expected = hashlib.sha256(b"1").hexdigest()
   assert evaluation.sha256_of(str(file)) == expected
+
+
+def test_clips_of_each_class_are_counted_with_a_table_and_without(tmp_path):
+  toy.write_dataset(tmp_path)
+  split = records.find_split(str(tmp_path), "train")
+  expected = [sum(c in toy.clip(i, 0)[1] for i in range(24)) for c in range(4)]
+  for one in (split, dataclasses.replace(split, clips_file="")):
+    seen = []
+    counts = evaluation.count_positives(one, 4, seen.append)
+    assert counts.tolist() == expected and sum(seen) == 24
+  with pytest.raises(ValueError, match="label 2, where the classes are 2"):
+    evaluation.count_positives(split, 2, seen.append)

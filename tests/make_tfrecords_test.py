@@ -4,7 +4,8 @@
 import hashlib
 import json
 import os
-import signal
+import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, reference
-from tf_audioset import records
+from tf_audioset import clip_lists, preparation, records
 
 _TOOL = command.ROOT / "tools" / "make_tfrecords.py"
 
@@ -86,7 +87,7 @@ def _audioset(tmp_path):
 
 def test_audiosets_form_with_bad_files(audioset, tmp_path):
   error = command.fail(_TOOL, *audioset, code=1)
-  assert "5 of 10 clips are not usable" in error
+  assert "5 of 10 rows are written, less than --min_coverage=0.99" in error
   out = tmp_path / "out"
   clips = _read(out, "train")
   assert {name: found for name, (_, found) in clips.items()} == {
@@ -103,15 +104,16 @@ def test_audiosets_form_with_bad_files(audioset, tmp_path):
   assert np.abs(clips["ms"][0]).max() == pytest.approx(16384, rel=0.05)
 
   audit = json.loads((out / "audit.json").read_text())["train"]
-  assert (audit["expected"], audit["written"]) == (10, 5)
+  assert (audit["expected"], audit["found"], audit["written"]) == (10, 9, 5)
   named = {
-    reason: {row["id"] for row in rows} for reason, rows in audit["bad"].items()
+    reason: {row["id"] for row in rows}
+    for reason, rows in audit["clips"].items()
   }
   assert named == {
     "missing": {"nowhere"},
     "undecodable": {"broken", "empty"},
-    "unknown label": {"unlabelled"},
-    "duplicate id": {"plain"},
+    "unknown_label": {"unlabelled"},
+    "duplicate_id": {"plain"},
   }
   info = json.loads((out / "dataset_info.json").read_text())
   assert info["classes"][0] == {"index": 0, "mid": "/m/a", "name": "A, first"}
@@ -146,6 +148,7 @@ def test_a_manifest_in_audaxs_form_from_another_folder(tmp_path):
     "--split=eval",
     "--codec=pcm16",
     "--clips_per_shard=1",
+    "--num_workers=1",
     cwd=tmp_path,
   )
   clips = _read(tmp_path / "out", "eval")
@@ -173,45 +176,72 @@ def test_a_folder_a_class_and_a_second_split(tmp_path):
   assert set(info.splits) == {"train", "eval"}
   clips = _read(tmp_path / "out", "train")
   assert clips["dog/2.wav"][1] == [1]
-  # Another class list in the same folder would mix two meanings of an index.
-  (tmp_path / "in" / "cow").mkdir()
-  error = command.fail(*common, f"--class_dirs={tmp_path / 'in'}")
-  assert "another class list" in error
-  assert len(_read(tmp_path / "out", "train")) == 6
 
 
-def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path):
+def test_a_killed_run_is_continued(tmp_path):
   (tmp_path / "in" / "tone").mkdir(parents=True)
-  for i in range(150):
+  for i in range(60):
     soundfile.write(
-      tmp_path / "in" / "tone" / f"{i}.wav", _tone(10, 44100), 44100
+      tmp_path / "in" / "tone" / f"{i}.wav", _tone(10, 44100, i), 44100
     )
-  out = tmp_path / "out"
   arguments = [
-    sys.executable,
-    str(_TOOL),
+    _TOOL,
     f"--class_dirs={tmp_path / 'in'}",
-    f"--output_dir={out}",
-    "--clips_per_shard=20",
+    "--clips_per_shard=10",
   ]
+  out = tmp_path / "out"
   process = subprocess.Popen(
-    arguments,
+    [
+      sys.executable,
+      *map(str, arguments),
+      f"--output_dir={out}",
+      "--num_workers=2",
+    ],
     stderr=subprocess.DEVNULL,
     stdout=subprocess.DEVNULL,
-    start_new_session=True,
   )
-  deadline = time.monotonic() + 120
-  while not list(out.glob(".train-*.tmp")):
+  deadline = time.monotonic() + 300
+  while not list(out.glob(".train.parts/*.account.json")):
     assert time.monotonic() < deadline and process.poll() is None
     time.sleep(0.02)
-  os.killpg(process.pid, signal.SIGKILL)
+  # The parent alone: its workers must end by themselves.
+  tasks = pathlib.Path(f"/proc/{process.pid}/task")
+  children = [
+    pid for file in tasks.glob("*/children") for pid in file.read_text().split()
+  ]
+  assert len(children) >= 2
+  process.kill()
   process.wait()
-  assert not list(out.glob("*.tfrecord"))
+  assert [path.name for path in out.iterdir()] == [".train.parts"]
   with pytest.raises(ValueError, match="no prepared data"):
     records.find_split(str(out), "train")
-  command.succeed(*arguments[1:])
-  assert records.find_split(str(out), "train").num_clips == 150
-  assert not list(out.glob(".*"))
+  while any(map(_runs, children)):
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+  done = len(list(out.glob(".train.parts/*.account.json")))
+  assert done < 6
+  said = command.succeed(*arguments, f"--output_dir={out}", "--num_workers=1")
+  assert f"{done} of 6 shards were done by an earlier run" in said
+  whole = tmp_path / "whole"
+  preparation.prepare(
+    *clip_lists.from_class_dirs(str(tmp_path / "in")),
+    str(whole),
+    "train",
+    preparation.Options(clips_per_shard=10),
+    preparation.local_runner(1),
+  )
+  names = {path.name for path in whole.iterdir()}
+  assert {path.name for path in out.iterdir()} == names
+  for name in names:
+    assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def _runs(pid: str) -> bool:
+  try:
+    status = pathlib.Path(f"/proc/{pid}/stat").read_text()
+  except OSError:
+    return False
+  return status.rpartition(") ")[2][0] != "Z"
 
 
 @pytest.mark.parametrize(
@@ -227,6 +257,18 @@ def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path):
     (["--output_dir=out", "--class_dir=x"], "class_dir"),
     (["--output_dir=out", "--class_dirs=.", "extra"], "'extra'"),
     (["--output_dir=out", "--clips_per_shard=0", "--class_dirs=."], "shard"),
+    (
+      ["--output_dir=out", "--class_dirs=.", "--drop=short,missing"],
+      "--drop=short,missing: 'missing' is none of in_two_splits,silent,short",
+    ),
+    (
+      ["--output_dir=out", "--class_dirs=.", "--beam_options=--x"],
+      "--beam_options needs --runner",
+    ),
+    (
+      ["--output_dir=out", "--class_dirs=.", "--split=a-b"],
+      "--split=a-b: letters",
+    ),
   ],
 )
 def test_a_mistake_is_one_line(tmp_path, arguments, message):
@@ -234,29 +276,71 @@ def test_a_mistake_is_one_line(tmp_path, arguments, message):
   assert not (tmp_path / "out").exists()
 
 
-def test_wrong_lists_are_one_line(tmp_path):
-  (tmp_path / "map.json").write_text('{"cat": 0, "dog": 2}')
-  (tmp_path / "m.csv").write_text("file,label\n")
-  both = ["--manifest_csv=m.csv", "--labels_map=map.json", "--output_dir=out"]
-  assert "0, 1, 2" in command.fail(_TOOL, *both, cwd=tmp_path)
-  (tmp_path / "map.json").write_text('{"cat": 0}')
-  assert "files,labels" in command.fail(_TOOL, *both, cwd=tmp_path)
-
-
-def test_real_recordings(tmp_path):
+def test_real_recordings_with_damage(tmp_path):
   folder = reference.recordings()
-  command.succeed(
+  lines = (folder / "segments_eval.csv").read_text().splitlines()
+  ids = [line.split(", ")[0] for line in lines[3:]]
+  seconds = {
+    line.split(", ")[0]: float(line.split(", ")[2]) - float(line.split(", ")[1])
+    for line in lines[3:]
+  }
+  shuffled = np.random.default_rng(0).permutation(ids).tolist()
+  deleted, truncated, silent, copied, originals = (
+    shuffled[begin:end]
+    for begin, end in ((0, 30), (30, 40), (40, 45), (45, 50), (50, 55))
+  )
+  audio = tmp_path / "audio"
+  shutil.copytree(folder / "audio", audio)
+  for clip_id in deleted:
+    (audio / f"Y{clip_id}.flac").unlink()
+  for clip_id in truncated:
+    path = audio / f"Y{clip_id}.flac"
+    os.truncate(path, path.stat().st_size * 2 // 3)
+  for clip_id in silent:
+    path = audio / f"Y{clip_id}.flac"
+    samples, rate_hz = soundfile.read(path, dtype="int16")
+    soundfile.write(path, 0 * samples, rate_hz)
+  for clip_id, original in zip(copied, originals):
+    shutil.copy(audio / f"Y{original}.flac", audio / f"Y{clip_id}.flac")
+    seconds[clip_id] = seconds[original]
+  error = command.fail(
     _TOOL,
     f"--segments_csv={folder / 'segments_eval.csv'}",
     f"--class_labels_csv={folder / 'class_labels_indices.csv'}",
-    f"--audio_dir={folder / 'audio'}",
-    f"--output_dir={tmp_path}",
+    f"--audio_dir={audio}",
+    f"--output_dir={tmp_path / 'out'}",
     "--split=eval",
+    "--num_workers=1",
+    code=1,
   )
-  clips = _read(tmp_path, "eval")
-  lines = (folder / "segments_eval.csv").read_text().splitlines()[3:]
-  assert len(clips) == len(lines) == 124
-  for line in lines:
-    clip_id, _, end = line.split(", ")[:3]
-    samples = clips[clip_id][0]
-    assert len(samples) == pytest.approx(16000 * float(end), abs=20)
+  assert "84 of 124 rows are written" in error
+  audit = json.loads((tmp_path / "out" / "audit.json").read_text())["eval"]
+  named = {
+    reason: {row["id"]: row["detail"] for row in rows}
+    for reason, rows in audit["clips"].items()
+  }
+  assert set(named["missing"]) == set(deleted)
+  assert set(named["undecodable"]) == set(truncated)
+  for clip_id, detail in named["undecodable"].items():
+    assert f" of {seconds[clip_id]:.1f} s can be decoded" in detail
+  assert set(named["silent"]) == set(silent)
+  # The first in the list is taken for the original.
+  pairs = {frozenset(pair) for pair in zip(copied, originals)}
+  assert pairs == {
+    frozenset([clip_id, detail.removeprefix("the same as ")])
+    for clip_id, detail in named["duplicate_audio"].items()
+  }
+  clips = _read(tmp_path / "out", "eval")
+  assert set(clips) == set(ids) - set(deleted) - set(truncated)
+  for clip_id, (samples, _) in clips.items():
+    assert len(samples) == pytest.approx(16000 * seconds[clip_id], abs=20)
+  short = {name for name in clips if len(clips[name][0]) < 16000}
+  assert set(named["short"]) == short
+  assert set(named) <= {
+    "missing",
+    "undecodable",
+    "silent",
+    "duplicate_audio",
+    "short",
+    "clipped",
+  }

@@ -65,33 +65,24 @@ def test_audio_that_ends_in_zero_bytes_keeps_them():
   np.testing.assert_array_equal(decode(), samples)
 
 
-def test_labels_become_a_multi_hot_vector():
+def test_id_and_labels_are_read_back():
   record = records.parse_example(
     records.serialize_example("clip", _SAMPLES, [2, 0])
   )
   assert record["id"] == b"clip"
-  hot = records.labels_to_multi_hot(record["labels"], 4)
-  np.testing.assert_array_equal(hot, [1, 0, 1, 0])
-  none = records.labels_to_multi_hot(tf.zeros([0], tf.int64), 4)
-  np.testing.assert_array_equal(none, np.zeros(4))
-  with pytest.raises(tf.errors.InvalidArgumentError, match="not in 0 ... 1"):
-    records.labels_to_multi_hot(record["labels"], 2)
+  np.testing.assert_array_equal(record["labels"], [2, 0])
 
 
-def test_a_label_out_of_range_names_the_clip():
-  serialized = [
-    records.serialize_example(f"clip{i}", _SAMPLES, labels)
-    for i, labels in enumerate([[], [2, 2], [1, 3], [0]])
-  ]
-  batch = records.parse_examples(tf.constant(serialized))
-  hot = records.labels_to_multi_hot(batch["labels"], 4, batch["id"])
+def test_labels_become_multi_hot_vectors_and_strangers_are_told():
+  labels = tf.ragged.constant([[], [2, 2], [1, 3], [0], [-1]], dtype=tf.int64)
+  hot, errors = records.labels_to_multi_hot(labels, 4)
   np.testing.assert_array_equal(
-    hot, [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1], [1, 0, 0, 0]]
+    hot, [[0] * 4, [0, 0, 1, 0], [0, 1, 0, 1], [1, 0, 0, 0], [0] * 4]
   )
-  with pytest.raises(
-    tf.errors.InvalidArgumentError, match=r"clip clip2: .*not in 0 ... 2: 3"
-  ):
-    records.labels_to_multi_hot(batch["labels"], 3, batch["id"])
+  assert errors[:4].numpy().tolist() == [b""] * 4
+  assert errors[4] == b"a label is not in 0 ... 3: -1"
+  _, errors = records.labels_to_multi_hot(labels, 3)
+  assert errors[2] == b"a label is not in 0 ... 2: 3"
 
 
 def _flac(samples, rate_hz=16000):
@@ -227,3 +218,39 @@ def test_what_is_missing_is_named(tmp_path):
   (tmp_path / records.INFO_FILE).write_text("{}")
   with pytest.raises(ValueError, match="prepare the data again"):
     records.find_split(str(tmp_path), "train")
+
+
+def test_the_table_of_clips_follows_a_part(tmp_path):
+  toy.write_dataset(tmp_path)
+  split = records.find_split(str(tmp_path), "train")
+  numbers = [i for shard in range(3) for i in range(shard, 24, 3)]
+  labels = [toy.clip(i, 0)[1] for i in numbers]
+  table = split.clips()
+  assert table.id.tolist() == [f"train{i}".encode() for i in numbers]
+  assert [table.labels_of(i).tolist() for i in range(24)] == labels
+  expected = [sum(c in found for found in labels) for c in range(3)]
+  assert table.count_positives(3).tolist() == expected
+  buckets = split.index.bucket
+  for part in (split.part(20, 70), split.part(10, 90).part(20, 70)):
+    rows = np.flatnonzero((20 <= buckets) & (buckets < 70))
+    table = part.clips()
+    assert table.id.tolist() == [f"train{numbers[i]}".encode() for i in rows]
+    for i, row in enumerate(rows):
+      assert table.labels_of(i).tolist() == labels[row]
+
+
+def test_a_table_of_other_clips_is_refused(tmp_path):
+  toy.write_dataset(tmp_path)
+  split = records.find_split(str(tmp_path), "train")
+  other = records.find_split(str(tmp_path), "eval").clips_file
+  moved = split.clips().take(np.arange(24)[::-1])
+  (tmp_path / "train.clips.npz").write_bytes(open(other, "rb").read())
+  for one in (split, split.part(50, 100)):
+    with pytest.raises(ValueError, match="other clips than the records"):
+      one.clips()
+  moved.write(split.clips_file)
+  with pytest.raises(ValueError, match="other clips than the records"):
+    split.clips()
+  (tmp_path / "train.clips.npz").write_bytes(b"PK")
+  with pytest.raises(ValueError, match="train.clips.npz: .* or broken"):
+    split.clips()

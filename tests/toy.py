@@ -8,7 +8,15 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import export, features, labels, losses, records, tagger
+from tf_audioset import (
+  audio,
+  export,
+  features,
+  labels,
+  losses,
+  records,
+  tagger,
+)
 
 NAMES = ("Low tone", "High tone", "Noise")
 
@@ -53,6 +61,7 @@ def write_dataset(
   for split, num_clips in (("train", num_train), ("eval", num_eval)):
     shards = []
     index = records.IndexBuilder()
+    table = records.ClipTableBuilder()
     total_samples = 0
     for shard in range(num_shards):
       name = f"{split}-{shard:05}-of-{num_shards:05}.tfrecord"
@@ -71,6 +80,7 @@ def write_dataset(
             record = records.serialize_encoded(clip_id, b"?", 1, [0], "flac")
           writer.write(record)
           index.add(len(record), clip_id)
+          table.add(clip_id, length, present, audio.samples_hash(samples))
       shards.append(
         {
           "file": name,
@@ -79,12 +89,14 @@ def write_dataset(
         }
       )
     index.build().write(str(folder / f"{split}.index.npz"))
+    table.build().write(str(folder / f"{split}.clips.npz"))
     splits[split] = records.SplitInfo(
       num_clips=num_clips,
       total_seconds=total_samples / 16000,
       shards=shards,
       ids_sha256="",
       index=f"{split}.index.npz",
+      clips=f"{split}.clips.npz",
     )
   records.write_dataset_info(
     str(folder),

@@ -532,15 +532,6 @@ def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):
     )
 
 
-def test_a_broken_record_is_named(tmp_path):
-  (tmp_path / "records").mkdir()
-  toy.write_dataset(tmp_path / "records", broken="train7")
-  error = command.fail(*_arguments(tmp_path))
-  assert error == (
-    "train: error: clip train7: cannot be decoded: Format not recognised."
-  )
-
-
 def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
   """A learning rate of 1e30 breaks the second update."""
   config.load(

@@ -7,22 +7,34 @@ Does not import TensorFlow: preparation runs this in many processes.
 from __future__ import annotations
 
 import glob
+import hashlib
 import io
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
+import miniaudio
 import numpy as np
 import soundfile
 import soxr
 
-# What libsndfile reads and this project is tested with.
-EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")
+# What libsndfile reads, and what PyAV (FFmpeg) does.
+_AV_EXTENSIONS = (".m4a", ".mp4", ".webm")
+EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", *_AV_EXTENSIONS)
 
 CODECS = ("flac", "pcm16")
 
 # Read beyond the wanted end, so that the resampler's filter does not see one.
 _MARGIN_SECONDS = 0.1
+# A wav's header has its length in bytes. What is written to a pipe has none of
+# these, but 0 or nearly the greatest number.
+_NO_WAV_LENGTH = 0x7FFFF000
+# By how much a header may promise more than there is: an mp3's length may be
+# estimated, and FFmpeg's copies of parts promise up to a few frames too many.
+_MP3_SLACK_SECONDS = 0.1
+_AV_SLACK_SECONDS = 0.5
+# More frames than anything has: libsndfile's word for a length it cannot tell.
+_ENDLESS = 1 << 60
 
 
 class AudioError(ValueError):
@@ -34,33 +46,37 @@ def read_audio(
   *,
   sample_rate_hz: int,
   max_seconds: float | None = None,
+  content: bytes | None = None,
 ) -> np.ndarray:
   """Decodes, mixes to mono and resamples.
 
   Args:
-    path: wav, flac, ogg or mp3 at any rate and channel count.
+    path: One of `EXTENSIONS`, at any rate and channel count.
     sample_rate_hz: Wanted rate.
     max_seconds: Only the beginning, of this length, is kept.
+    content: The file's bytes, where `path` is not on a disk.
 
   Returns:
     float32 [num_samples] in [-1, 1]: the mean of the channels, band-limited to
     half of the lower rate.
 
   Raises:
-    AudioError: If the file is missing, undecodable, empty or not finite.
+    AudioError: If the file is missing, undecodable, empty or not finite, or
+      ends before its header says (ogg and opus headers say nothing).
   """
-  try:
-    with soundfile.SoundFile(path) as file:
-      rate_hz = file.samplerate
-      frames = -1
-      if max_seconds is not None:
-        frames = int((max_seconds + _MARGIN_SECONDS) * rate_hz) + 1
-      channels = file.read(frames, dtype="float32", always_2d=True)
-  except (soundfile.SoundFileError, OSError, TypeError) as e:
-    reason = getattr(e, "error_string", e)  # libsndfile's own words.
-    if not os.path.exists(path):
-      reason = "no such file"
-    raise AudioError(f"{path}: cannot be read as audio ({reason})") from e
+  if content is None and not os.path.exists(path):
+    raise AudioError(f"{path}: cannot be read as audio (no such file)")
+  is_for_av = os.fspath(path).lower().endswith(_AV_EXTENSIONS)
+  read = _read_with_av if is_for_av else _read_with_libsndfile
+  wanted_seconds = np.inf
+  if max_seconds is not None:
+    wanted_seconds = max_seconds + _MARGIN_SECONDS
+  channels, rate_hz, promised, slack = read(path, content, wanted_seconds)
+  if len(channels) + slack * rate_hz < min(promised, wanted_seconds * rate_hz):
+    raise AudioError(
+      f"{path}: only {len(channels) / rate_hz:.1f} of {promised / rate_hz:.1f} "
+      "s can be decoded"
+    )
   if not len(channels):
     raise AudioError(f"{path}: holds no samples")
   if not np.isfinite(channels).all():
@@ -78,12 +94,152 @@ def read_audio(
   return np.clip(waveform, -1.0, 1.0)
 
 
+def _read_with_libsndfile(path, content, wanted_seconds):
+  """(float32 [n, channels], rate in Hz, promised n, slack in seconds)."""
+  head = b""
+  try:
+    with open(path, "rb") if content is None else io.BytesIO(content) as file:
+      head = file.read(12)
+      wav_bytes = _wav_data_bytes(file, head)
+      if wav_bytes == 0:
+        # libsndfile believes a length of 0. This one says "up to the end".
+        place = file.tell() - 4
+        file.seek(0)
+        content = bytearray(file.read())
+        content[place : place + 4] = b"\xff" * 4
+    source = path if content is None else io.BytesIO(content)
+    with soundfile.SoundFile(source) as file:
+      rate_hz, promised = file.samplerate, file.frames
+      frames = int(min(promised, wanted_seconds * rate_hz + 1))
+      channels = file.read(frames, dtype="float32", always_2d=True)
+      sample_bytes = _WAV_SAMPLE_BYTES.get(file.subtype)
+      if wav_bytes and sample_bytes:
+        # Of a wav that was cut off, libsndfile tells what is left.
+        promised = max(promised, wav_bytes // (sample_bytes * file.channels))
+      slack = _MP3_SLACK_SECONDS if file.format == "MP3" else 0
+      return channels, rate_hz, promised, slack
+  except (
+    soundfile.SoundFileError,
+    OSError,
+    TypeError,
+    # FLAC without a length seems endless, more than an array can hold.
+    ValueError,
+    MemoryError,
+  ) as e:
+    if head[:4] == b"fLaC":
+      if content is None:
+        with open(path, "rb") as file:
+          content = file.read()
+      return _read_broken_flac(path, content)
+    reason = getattr(e, "error_string", e)  # libsndfile's own words.
+    raise AudioError(f"{path}: cannot be read as audio ({reason})") from e
+
+
+# Other kinds are compressed: their bytes promise no number of samples.
+_WAV_SAMPLE_BYTES = {
+  "PCM_U8": 1,
+  "PCM_16": 2,
+  "PCM_24": 3,
+  "PCM_32": 4,
+  "FLOAT": 4,
+  "DOUBLE": 8,
+  "ALAW": 1,
+  "ULAW": 1,
+}
+
+
+def _wav_data_bytes(file, head: bytes) -> int | None:
+  """Length of a wav's samples by its header; 0 if it was not known.
+
+  None if it is no wav or says that it has no end. `head` is its first 12 bytes.
+  The file is left where the samples begin.
+  """
+  if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+    return None
+  riff_bytes = int.from_bytes(head[4:8], "little")
+  while len(chunk := file.read(8)) == 8:
+    size = int.from_bytes(chunk[4:], "little")
+    if chunk[:4] == b"data":
+      # An empty file's header is otherwise right.
+      is_unknown = riff_bytes < 36 or riff_bytes >= _NO_WAV_LENGTH
+      if size == 0 and is_unknown:
+        return 0
+      return size if 0 < size < _NO_WAV_LENGTH else None
+    file.seek(size + size % 2, os.SEEK_CUR)
+  return None
+
+
+def _read_broken_flac(path, content):
+  """What libsndfile does not read: cut off, damaged, or from a pipe."""
+  # STREAMINFO's last 36 bits before the MD5: samples, 0 if not known.
+  promised = int.from_bytes(content[18:26], "big") % (1 << 36)
+  try:
+    decoded = miniaudio.flac_read_f32(bytes(content))
+  except miniaudio.MiniaudioError as e:
+    raise AudioError(f"{path}: cannot be read as audio (broken FLAC)") from e
+  if promised and decoded.num_frames >= promised:
+    raise AudioError(f"{path}: cannot be read as audio (damaged FLAC)")
+  channels = np.array(decoded.samples, np.float32)
+  channels = channels.reshape(-1, decoded.nchannels)
+  return channels, decoded.sample_rate, promised or len(channels), 0
+
+
+def _import_av(path):
+  try:
+    import av
+  except ImportError:
+    raise AudioError(
+      f"{path}: needs PyAV, the extra [av]: pip install av"
+    ) from None
+  return av
+
+
+def _read_with_av(path, content, wanted_seconds):
+  """As `_read_with_libsndfile`."""
+  av = _import_av(path)
+  try:
+    source = os.fspath(path) if content is None else io.BytesIO(content)
+    with av.open(source) as container:
+      if not container.streams.audio:
+        raise AudioError(f"{path}: holds no sound")
+      stream = container.streams.audio[0]
+      promised_seconds = _av_seconds(container, stream)
+      # To planes of floats, whatever the codec gives.
+      converter = av.AudioResampler("fltp", stream.layout, stream.rate)
+      parts, length = [np.zeros([0, stream.channels], np.float32)], 0
+      for frame in container.decode(stream):
+        for converted in converter.resample(frame):
+          parts.append(converted.to_ndarray().T)
+          length += len(parts[-1])
+        if length > wanted_seconds * stream.rate:
+          break
+      promised = promised_seconds * stream.rate
+      return np.concatenate(parts), stream.rate, promised, _AV_SLACK_SECONDS
+  except av.FFmpegError as e:
+    raise AudioError(f"{path}: cannot be read as audio ({e.strerror})") from e
+
+
+def _av_seconds(container, stream) -> float:
+  """What the head says of the sound's length; 0 if nothing."""
+  if stream.duration:
+    return float(stream.duration * stream.time_base)
+  if container.duration and len(container.streams) == 1:
+    return container.duration / 1e6  # FFmpeg's unit of time.
+  return 0.0
+
+
 def to_int16(waveform: np.ndarray) -> np.ndarray:
   """Float in [-1, 1] to int16, whose full scale is 32768.
 
   The inverse, everywhere here, is a division by 32768; +1.0 becomes 32767.
   """
   return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def samples_hash(samples: np.ndarray) -> int:
+  """64 bits of the SHA-256 of int16 samples: equal for equal audio."""
+  digest = hashlib.sha256(samples.astype("<i2").tobytes()).digest()
+  return int.from_bytes(digest[:8], "big")
 
 
 def encode(samples: np.ndarray, sample_rate_hz: int, codec: str) -> bytes:
@@ -110,7 +266,8 @@ def read_blocks(
 ) -> Iterator[np.ndarray]:
   """What `read_audio` gives of a file, in parts: for long recordings.
 
-  A format that libsndfile cannot open is read whole.
+  A FLAC file that libsndfile does not read, and a wav from a pipe, are read
+  whole.
 
   Args:
     path: As for `read_audio`.
@@ -123,17 +280,76 @@ def read_blocks(
   Raises:
     AudioError: As `read_audio` does, but when the parts before are out.
   """
-  try:
-    file = soundfile.SoundFile(path)
-  except (soundfile.SoundFileError, OSError, TypeError):
+  if not os.path.exists(path):
+    raise AudioError(f"{path}: cannot be read as audio (no such file)")
+  is_for_av = os.fspath(path).lower().endswith(_AV_EXTENSIONS)
+  if not is_for_av and not _is_read_in_blocks(path):
     yield read_audio(path, sample_rate_hz=sample_rate_hz)
     return
-  with file:
-    resampler = soxr.ResampleStream(
-      file.samplerate, sample_rate_hz, num_channels=1, quality="HQ"
+  decode = _av_blocks if is_for_av else _libsndfile_blocks
+  resampler = None
+  num_frames = num_samples = wanted = 0
+  # An empty block flushes the resampler.
+  for channels, rate_hz, promised, slack in decode(path, block_seconds):
+    if resampler is None:
+      resampler = soxr.ResampleStream(
+        rate_hz, sample_rate_hz, num_channels=1, quality="HQ"
+      )
+    wanted = promised - slack * rate_hz
+    num_frames += len(channels)
+    if not np.isfinite(channels).all():
+      raise AudioError(f"{path}: holds samples that are not finite")
+    waveform = resampler.resample_chunk(
+      channels.mean(axis=1), last=not len(channels)
     )
+    num_samples += len(waveform)
+    if len(waveform):
+      yield np.clip(waveform, -1.0, 1.0)
+  if num_frames < wanted:
+    raise AudioError(
+      f"{path}: only {num_frames / rate_hz:.1f} of {promised / rate_hz:.1f} "
+      "s can be decoded"
+    )
+  if not num_frames:
+    raise AudioError(f"{path}: holds no samples")
+  if not num_samples:
+    raise AudioError(
+      f"{path}: is shorter than one sample at {sample_rate_hz} Hz"
+    )
+
+
+def _is_read_in_blocks(path) -> bool:
+  try:
+    with open(path, "rb") as file:
+      is_from_pipe = _wav_data_bytes(file, file.read(12)) == 0
+    with soundfile.SoundFile(path) as file:
+      return not is_from_pipe and file.frames < _ENDLESS
+  except (soundfile.SoundFileError, OSError, TypeError):
+    return False
+
+
+class _ReadThrough(soundfile.SoundFile):
+  """Is not sought in: soundfile seeks after each read to where it is.
+
+  An mp3 decoder that seeks has lost what its next frames need.
+  """
+
+  def seekable(self):
+    return False
+
+
+def _libsndfile_blocks(path, block_seconds):
+  """What `_read_with_libsndfile` gives, in parts; the last one is empty."""
+  with open(path, "rb") as file:
+    wav_bytes = _wav_data_bytes(file, file.read(12))
+  with _ReadThrough(path) as file:
+    promised = file.frames
+    sample_bytes = _WAV_SAMPLE_BYTES.get(file.subtype)
+    if wav_bytes and sample_bytes:
+      promised = max(promised, wav_bytes // (sample_bytes * file.channels))
+    slack = _MP3_SLACK_SECONDS if file.format == "MP3" else 0
     block_frames = max(round(block_seconds * file.samplerate), 1)
-    num_frames = num_samples = 0
+    num_frames = 0
     is_last = False
     while not is_last:
       try:
@@ -146,25 +362,56 @@ def read_blocks(
         ) from e
       is_last = not len(channels)
       num_frames += len(channels)
-      if not np.isfinite(channels).all():
-        raise AudioError(f"{path}: holds samples that are not finite")
-      waveform = resampler.resample_chunk(channels.mean(axis=1), last=is_last)
-      num_samples += len(waveform)
-      if len(waveform):
-        yield np.clip(waveform, -1.0, 1.0)
-  if not num_frames:
-    raise AudioError(f"{path}: holds no samples")
-  if not num_samples:
-    raise AudioError(
-      f"{path}: is shorter than one sample at {sample_rate_hz} Hz"
-    )
+      yield channels, file.samplerate, promised, slack
+
+
+def _av_blocks(path, block_seconds):
+  """What `_read_with_av` gives, in parts; the last one is empty."""
+  av = _import_av(path)
+  try:
+    with av.open(os.fspath(path)) as container:
+      if not container.streams.audio:
+        raise AudioError(f"{path}: holds no sound")
+      stream = container.streams.audio[0]
+      promised = _av_seconds(container, stream) * stream.rate
+      converter = av.AudioResampler("fltp", stream.layout, stream.rate)
+      parts, length = [], 0
+      for frame in container.decode(stream):
+        for converted in converter.resample(frame):
+          parts.append(converted.to_ndarray().T)
+          length += len(parts[-1])
+        if length >= block_seconds * stream.rate:
+          block = np.concatenate(parts)
+          yield block, stream.rate, promised, _AV_SLACK_SECONDS
+          parts, length = [], 0
+      none = np.zeros([0, stream.channels], np.float32)
+      if length:
+        block = np.concatenate(parts)
+        yield block, stream.rate, promised, _AV_SLACK_SECONDS
+      yield none, stream.rate, promised, _AV_SLACK_SECONDS
+  except av.FFmpegError as e:
+    raise AudioError(f"{path}: cannot be read as audio ({e.strerror})") from e
 
 
 def duration_seconds(path: str | os.PathLike) -> float:
   """What the head of a file says of its length; 0 if it cannot be told."""
   try:
-    return soundfile.info(path).duration
-  except (soundfile.SoundFileError, OSError, TypeError):
+    if os.fspath(path).lower().endswith(_AV_EXTENSIONS):
+      import av
+
+      with av.open(os.fspath(path)) as container:
+        return _av_seconds(container, container.streams.audio[0])
+    info = soundfile.info(path)
+    return info.duration if info.frames < _ENDLESS else 0.0
+  # PyAV's errors are of several kinds.
+  except (
+    soundfile.SoundFileError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ImportError,
+  ):
     return 0.0
 
 

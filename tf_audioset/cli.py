@@ -114,7 +114,8 @@ def _first_line(message: str) -> str:
   headings = ("Graph execution error", "Detected at node", "<stack traces")
   for line in message.splitlines():
     if line.strip() and line[0] not in " \t" and not line.startswith(headings):
-      return re.sub(r"^(\{\{.*?\}\} *)*(ValueError: )?", "", line.strip())
+      line = re.sub(r"^(\{\{.*?\}\} *)*(ValueError: )?", "", line.strip())
+      return re.sub(r"^assertion failed: \[(.*)\]( \[.*)?$", r"\1", line)
   return message.strip() or "unknown"
 
 

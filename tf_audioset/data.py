@@ -9,6 +9,9 @@ that never stopped would see, and reads nothing of what came before.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
 import gin
 import tensorflow as tf
 
@@ -65,6 +68,7 @@ class Pipeline:
     padding: str = "repeat",
     shuffle_clips: int = 2048,
     decoder: str = records.DECODERS[0],
+    max_bad_records: int = 0,
   ):
     """Sets what is the same for all splits.
 
@@ -75,6 +79,9 @@ class Pipeline:
         in memory to draw from (215 kB each as FLAC).
       decoder: Of FLAC: "miniaudio", "soundfile" (the same samples, slower) or
         "tfio" (in the graph, slowest).
+      max_bad_records: Records that cannot be read or decoded are named, and
+        another clip of the batch takes the place; a run goes on with so many in
+        an epoch. With 0 the first is an error, as always in evaluation.
 
     Raises:
       ValueError: If a value is not among those allowed.
@@ -93,7 +100,12 @@ class Pipeline:
         "or more."
       )
     self.crop_samples = round(crop_seconds * records.SAMPLE_RATE_HZ)
+    if max_bad_records < 0:
+      raise ValueError(
+        f"Pipeline.max_bad_records is {max_bad_records}; it must be at least 0."
+      )
     self.padding = padding
+    self.max_bad_records = max_bad_records
     self._shuffle_clips = shuffle_clips
     self._decoder = decoder
 
@@ -106,6 +118,7 @@ class Pipeline:
     seed: int,
     first_step: int = 0,
     context: tf.distribute.InputContext | None = None,
+    workers: Sequence[str] = (),
   ) -> tf.data.Dataset:
     """The endless training stream, from `first_step` on.
 
@@ -116,31 +129,64 @@ class Pipeline:
       seed: Of the order and of the crops.
       first_step: Steps already made with this batch size and seed.
       context: Of a host among several, which then takes its share.
+      workers: Addresses from `data_service.start`: processes that make the
+        batches in turn. The stream is the same.
 
     Returns:
       Batches (waveform int16 [b, crop_samples], targets float32
-      [b, num_classes]); b is batch_size over the number of replicas.
+      [b, num_classes]); b is batch_size over the number of replicas. If
+      `max_bad_records` is not 0 there is a third part, the number of records
+      that were replaced, int32 scalar.
+
+    Raises:
+      ValueError: If the workers cannot read this split.
     """
+    if workers and (split.index is None or self._decoder == "tfio"):
+      raise ValueError(
+        "--data_service is for shards with an index, which compressed ones do "
+        "not have, and for decoders other than tfio."
+      )
     seed = tf.constant(seed, tf.int64)
+    first_position = first_step * batch_size
+    num_hosts, host, replicas = 1, 0, 1
+    if context is not None:
+      num_hosts, host = context.num_input_pipelines, context.input_pipeline_id
+      replicas = context.num_replicas_in_sync
+    batch_size //= replicas
 
     def place(position):
       return randomness.uniform([], tf.stack([seed, position]))
 
-    first_position = first_step * batch_size
-    if split.index is None:
-      stream = self._shuffled_records(split, seed, first_position)
-      stream, replicas = _share(stream, context)
-      stream = stream.map(lambda position, clip: (place(position), clip))
-    else:
-      positions = tf.data.Dataset.range(first_position, _FOREVER)
-      positions, replicas = _share(positions, context)
-      stream = _read(
+    def batches(positions):
+      clips = _read(
         split, positions, lambda p: clip_at(p, split.num_clips, seed), place
       )
-    return _in_groups(
-      stream,
-      lambda place, clips: self._decode(clips, split, num_classes, place),
-      batch_size // replicas,
+      return self._training_batches(clips, split, num_classes, batch_size)
+
+    if split.index is None:
+      clips = self._shuffled_records(split, seed, first_position)
+      clips = clips.shard(num_hosts, host).map(lambda p, clip: (place(p), clip))
+      return self._training_batches(clips, split, num_classes, batch_size)
+    positions = tf.data.Dataset.range(
+      first_position + host, _FOREVER, num_hosts
+    )
+    if not workers:
+      return batches(positions)
+    of_each = [
+      batches(
+        positions.batch(batch_size).shard(len(workers), i).unbatch()
+      ).apply(
+        tf.data.experimental.service.distribute(
+          tf.data.experimental.service.ShardingPolicy.OFF,
+          worker,
+          compression=None,
+        )
+      )
+      for i, worker in enumerate(workers)
+    ]
+    turns = tf.data.Dataset.range(len(workers)).repeat()
+    return tf.data.Dataset.choose_from_datasets(of_each, turns).prefetch(
+      tf.data.AUTOTUNE
     )
 
   def training_ids(
@@ -155,7 +201,7 @@ class Pipeline:
       tf.data.Dataset.range(first, first + batch_size),
       lambda p: clip_at(p, split.num_clips, seed),
     )
-    ids = clips.map(lambda _, clip: records.parse_example(clip)["id"])
+    ids = clips.map(lambda _, clip: records.parse_example(clip["record"])["id"])
     return [clip_id.decode() for clip_id in ids.as_numpy_iterator()]
 
   def centre_crops(
@@ -181,19 +227,36 @@ class Pipeline:
     """
 
     def examples(position, clips):
-      waveforms, targets = self._decode(clips, split, num_classes, None)
+      _, waveforms, targets, errors = self._decode(clips, split, num_classes)
       is_real = position < split.num_clips
-      return tf.where(is_real, position, -1), waveforms, targets
+      with tf.control_dependencies(records.refuse(errors)):
+        return tf.where(is_real, position, -1), waveforms, targets
 
     num_positions = -(-split.num_clips // batch_size) * batch_size
     clips, replicas = _numbered(split, num_positions, context)
     return _in_groups(clips, examples, batch_size // replicas)
 
+  def _training_batches(self, clips, split, num_classes, batch_size):
+    """Batches of (place, clip)."""
+
+    def examples(places, clips):
+      _, waveforms, targets, errors = self._decode(
+        clips, split, num_classes, places
+      )
+      if not self.max_bad_records:
+        with tf.control_dependencies(records.refuse(errors)):
+          return tf.identity(waveforms), targets
+      _tell(errors)
+      return waveforms, targets, errors != ""
+
+    batches = _in_groups(clips, examples, batch_size)
+    return batches.map(_replaced) if self.max_bad_records else batches
+
   def _shuffled_records(self, split, seed, first_position):
     """The training stream of shards without an index: read, shuffled, skipped.
 
     Returns:
-      (position, serialized record) from `first_position` on.
+      (position, clip as of `_read`) from `first_position` on.
     """
     num_clips = tf.constant(split.num_clips, tf.int64)
     first_epoch = first_position // split.num_clips
@@ -208,7 +271,7 @@ class Pipeline:
       clips = (
         files.shuffle(len(split.files), seed=order_seed[0])
         .interleave(
-          lambda file: tf.data.TFRecordDataset(file, split.compression),
+          lambda file: _whole_shard(split, file),
           cycle_length=_OPEN_SHARDS,
           num_parallel_calls=tf.data.AUTOTUNE,
           deterministic=True,
@@ -221,22 +284,19 @@ class Pipeline:
 
     return tf.data.Dataset.range(first_epoch, _FOREVER).flat_map(one_epoch)
 
-  def _decode(self, serialized, split, num_classes, positions):
-    """Records to (int16 [b, crop_samples], float32 [b, num_classes])."""
-    batch = records.parse_examples(serialized)
-    waveforms, lengths = records.decode_waveforms(
-      batch,
+  def _decode(self, clips, split, num_classes, places=None):
+    """`_decode` to crops, filled up."""
+    ids, waveforms, lengths, targets, errors = _decode(
+      clips,
+      split,
+      num_classes=num_classes,
       crop_samples=self.crop_samples,
-      positions=positions,
-      codec=split.codec,
+      positions=places,
       decoder=self._decoder,
     )
     if self.padding == "repeat":
       waveforms = _repeat(waveforms, lengths)
-    targets = records.labels_to_multi_hot(
-      batch["labels"], num_classes, batch["id"]
-    )
-    return waveforms, targets
+    return ids, waveforms, targets, errors
 
 
 def full_clips(
@@ -264,29 +324,57 @@ def full_clips(
     [b, num_classes]), 1 <= b <= batch_size, in no particular order.
   """
 
-  def example(serialized):
-    record = records.parse_example(serialized)
-    waveform = records.decode_waveform(
-      record, crop_samples=None, position=None, codec=split.codec
+  def example(_, clip):
+    one = {name: value[tf.newaxis] for name, value in clip.items()}
+    ids, waveforms, _, targets, errors = _decode(
+      one, split, num_classes=num_classes
     )
-    waveform = pad(waveform, min_samples, padding)
-    targets = records.labels_to_multi_hot(
-      record["labels"], num_classes, record["id"]
-    )
-    return record["id"], waveform, targets
+    with tf.control_dependencies(records.refuse(errors)):
+      return ids[0], pad(waveforms[0], min_samples, padding), targets[0]
 
   clips, _ = _numbered(split, split.num_clips)
   return (
-    clips.map(
-      lambda _, serialized: example(serialized),
-      num_parallel_calls=tf.data.AUTOTUNE,
-    )
+    clips.map(example, num_parallel_calls=tf.data.AUTOTUNE)
     .group_by_window(
       key_func=lambda _, waveform, __: tf.size(waveform, tf.int64),
       reduce_func=lambda _, clips: clips.batch(batch_size),
       window_size=batch_size,
     )
     .prefetch(tf.data.AUTOTUNE)
+  )
+
+
+def whole_clips(
+  split: records.Split, *, num_classes: int, first: int = 0
+) -> tf.data.Dataset:
+  """Every clip from number `first` on, in file order, bad ones included.
+
+  Args:
+    split: The clips.
+    num_classes: Width of the targets.
+    first: Clips before it are not read, if the split has an index.
+
+  Returns:
+    Clips (id string, waveform int16 [num_samples], targets float32
+    [num_classes], error string: what is wrong with it, else empty).
+  """
+
+  def example(_, clip):
+    one = {name: value[tf.newaxis] for name, value in clip.items()}
+    ids, waveforms, lengths, targets, errors = _decode(
+      one, split, num_classes=num_classes
+    )
+    expected = clip["id"]
+    clip_id = tf.where(expected == "", ids[0], expected)
+    return clip_id, waveforms[0, : lengths[0]], targets[0], errors[0]
+
+  if split.index is None:
+    clips = _numbered(split, split.num_clips)[0].skip(first)
+  else:
+    numbers = tf.data.Dataset.range(first, split.num_clips)
+    clips = _read(split, numbers, lambda number: number)
+  return clips.map(example, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
+    tf.data.AUTOTUNE
   )
 
 
@@ -323,7 +411,9 @@ def _repeat(waveforms, lengths):
   width = waveforms.shape[1]
 
   def repeated():
-    places = tf.range(width, dtype=tf.int64) % lengths[:, tf.newaxis]
+    # A clip that cannot be used has the length 0.
+    periods = tf.maximum(lengths, 1)[:, tf.newaxis]
+    places = tf.range(width, dtype=tf.int64) % periods
     return tf.gather(waveforms, places, batch_dims=1)
 
   return tf.cond(tf.reduce_all(lengths == width), lambda: waveforms, repeated)
@@ -339,21 +429,129 @@ def _read(split, positions, number, first=lambda position: position):
     first: What is wanted of a position.
 
   Returns:
-    Dataset of (first(position), serialized record).
+    Dataset of (first(position), clip), a clip being {"record": serialized,
+    empty if it cannot be read; "file"; "offset": bytes before it; "id": empty
+    if only the record knows it}.
   """
   locate = split.locator()
+
+  def read(position, place):
+    record = records.read_record(
+      place["file"], place["offset"], is_remote=split.is_remote
+    )
+    return first(position), dict(place, record=record)
+
   # What can be computed for many at once costs a fraction.
   return (
     positions.batch(_GROUP)
-    .map(lambda p: (p, *locate(number(p))))
+    .map(lambda p: (p, locate(number(p))))
     .unbatch()
+    .map(read, num_parallel_calls=_PARALLEL_READS)
+  )
+
+
+def _whole_shard(split, file):
+  """Clips, as `_read` gives them, of a shard without an index."""
+  # Where they begin is not known; their numbers serve as well to name them.
+  return (
+    tf.data.TFRecordDataset(file, split.compression)
+    .enumerate()
     .map(
-      lambda p, file, offset: (
-        first(p),
-        records.read_record(file, offset, is_remote=split.is_remote),
-      ),
-      num_parallel_calls=_PARALLEL_READS,
+      lambda number, record: {
+        "record": record,
+        "file": file,
+        "offset": number,
+        "id": "",
+      }
     )
+  )
+
+
+def _decode(
+  clips,
+  split,
+  *,
+  num_classes,
+  crop_samples=None,
+  positions=None,
+  decoder=records.DECODERS[0],
+):
+  """Clips, as `_read` gives them, to what is in them.
+
+  Returns:
+    string [b], ids; int16 [b, crop_samples] and int64 [b], see
+    `records.decode_waveforms`; float32 [b, num_classes], targets; string [b],
+    which clip of which shard cannot be used, and why; else empty.
+  """
+  batch = records.parse_examples(clips["record"])
+  waveforms, lengths, audio_errors = records.decode_waveforms(
+    batch,
+    crop_samples=crop_samples,
+    positions=positions,
+    codec=split.codec,
+    decoder=decoder,
+  )
+  targets, label_errors = records.labels_to_multi_hot(
+    batch["labels"], num_classes
+  )
+  expected, ids = clips["id"], batch["id"]
+  reasons = tf.where(audio_errors == "", label_errors, audio_errors)
+  reasons = tf.where(
+    (expected == "") | (expected == ids),
+    reasons,
+    tf.strings.join(["another clip is here, ", ids, ": of another dataset?"]),
+  )
+  reasons = tf.where(
+    clips["record"] == "",
+    "cannot be read: cut off, its checksum is wrong, or the shard is gone",
+    reasons,
+  )
+  unit = "record" if split.index is None else "the record at byte"
+  names = tf.strings.join(
+    [
+      "clip ",
+      tf.where(expected == "", ids, expected),
+      f", {unit} ",
+      tf.strings.as_string(clips["offset"]),
+      " of ",
+      clips["file"],
+      ": ",
+      reasons,
+    ]
+  )
+  return ids, waveforms, lengths, targets, tf.where(reasons == "", "", names)
+
+
+def _tell(errors):
+  """Prints those of `errors`, string [b], that are not empty."""
+
+  def tell():
+    lines = "bad record: " + tf.boolean_mask(errors, errors != "")
+    text = tf.strings.reduce_join(lines, separator="\n")
+    tf.print(text, output_stream=sys.stderr)
+    return 0
+
+  tf.cond(tf.reduce_any(errors != ""), tell, lambda: 0)
+
+
+def _replaced(waveforms, targets, is_bad):
+  """Bad rows of a batch replaced by good ones, and how many there were."""
+  good = tf.where(~is_bad)[:, 0]
+  check = tf.debugging.Assert(
+    tf.size(good) > 0, ["no record of a batch can be used"]
+  )
+  rows = tf.range(tf.size(is_bad, tf.int64))
+
+  def replaced():
+    with tf.control_dependencies([check]):
+      source = tf.gather(good, rows % tf.size(good, tf.int64))
+    source = tf.where(is_bad, source, rows)
+    return tf.gather(waveforms, source), tf.gather(targets, source)
+
+  num_bad = tf.math.count_nonzero(is_bad, dtype=tf.int32)
+  return (
+    *tf.cond(num_bad > 0, replaced, lambda: (waveforms, targets)),
+    num_bad,
   )
 
 
@@ -377,24 +575,23 @@ def _in_groups(clips, decode, batch_size):
 
 
 def _numbered(split, num_positions, context=None):
-  """(position, serialized record) in file order, around again if need be.
+  """(position, clip as of `_read`) in file order, around again if need be.
 
   Returns:
     The positions of this host, of 0 ... num_positions - 1; replicas in all.
   """
   positions = tf.data.Dataset.range(num_positions)
   if split.index is None:
-    clips = tf.data.TFRecordDataset(split.files, split.compression).repeat()
-    return _share(tf.data.Dataset.zip((positions, clips)), context)
-  positions, replicas = _share(positions, context)
-  return _read(split, positions, lambda p: p % split.num_clips), replicas
-
-
-def _share(dataset, context):
-  """This host's share of a dataset; the number of replicas over all hosts."""
-  if context is None:
-    return dataset, 1
-  return (
-    dataset.shard(context.num_input_pipelines, context.input_pipeline_id),
-    context.num_replicas_in_sync,
-  )
+    clips = tf.data.Dataset.from_tensor_slices(split.files).flat_map(
+      lambda file: _whole_shard(split, file)
+    )
+    positions = tf.data.Dataset.zip((positions, clips.repeat()))
+  num_replicas = 1
+  if context is not None:
+    positions = positions.shard(
+      context.num_input_pipelines, context.input_pipeline_id
+    )
+    num_replicas = context.num_replicas_in_sync
+  if split.index is not None:
+    positions = _read(split, positions, lambda p: p % split.num_clips)
+  return positions, num_replicas

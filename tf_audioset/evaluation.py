@@ -198,24 +198,45 @@ def read_labels(
   Raises:
     ValueError: If two clips have the same id, as audax's records have.
   """
-
-  def example(serialized):
-    record = records.parse_example(serialized)
-    targets = records.labels_to_multi_hot(record["labels"], num_classes)
-    return record["id"], targets
-
-  dataset = tf.data.TFRecordDataset(split.files, split.compression)
-  clips = list(dataset.map(example).as_numpy_iterator())
-  ids = np.array([clip_id.decode() for clip_id, _ in clips])
+  ids, targets = [], []
+  for of_some in _labels(split, num_classes):
+    ids.extend(of_some[0])
+    targets.append(of_some[1])
+  ids = np.array([clip_id.decode() for clip_id in ids])
   _refuse_repeated(ids, split.files[0])
   order = np.argsort(ids)
-  return ids[order], np.array([clips[i][1] for i in order])
+  return ids[order], np.concatenate(targets)[order]
+
+
+def _labels(split, num_classes):
+  """Ids and targets of some hundred records at a time, their audio skipped."""
+
+  def read(serialized):
+    batch = records.parse_examples(serialized)
+    targets, errors = records.labels_to_multi_hot(batch["labels"], num_classes)
+    named = tf.strings.join(["clip ", batch["id"], ": ", errors])
+    with tf.control_dependencies(
+      records.refuse(tf.where(errors == "", "", named))
+    ):
+      return batch["id"], tf.identity(targets)
+
+  parallel = tf.data.AUTOTUNE
+  return (
+    tf.data.TFRecordDataset(
+      split.files, split.compression, num_parallel_reads=parallel
+    )
+    .batch(256)
+    .map(read, num_parallel_calls=parallel)
+    .as_numpy_iterator()
+  )
 
 
 def count_positives(
   split: records.Split, num_classes: int, progress: Callable[[int], None]
 ) -> np.ndarray:
-  """Counts the clips of each class. Reads the whole split, audio and all.
+  """Counts the clips of each class.
+
+  Without a table of clips (older preparations, audax's) it reads all the audio.
 
   Args:
     split: The clips.
@@ -224,20 +245,24 @@ def count_positives(
 
   Returns:
     int64 [num_classes].
+
+  Raises:
+    ValueError: If a clip's label is not below num_classes.
   """
+  table = split.clips()
+  if table is not None:
+    if table.labels.max(initial=-1) >= num_classes:
+      raise ValueError(
+        f"{split.clips_file}: label {table.labels.max()}, where the classes "
+        f"are {num_classes}."
+      )
+    progress(len(table))
+    return table.count_positives(num_classes)
 
-  def targets(serialized):
-    labels = records.parse_example(serialized)["labels"]
-    return records.labels_to_multi_hot(labels, num_classes)
-
-  parallel = tf.data.AUTOTUNE
-  clips = tf.data.TFRecordDataset(
-    split.files, split.compression, num_parallel_reads=parallel
-  ).map(targets, num_parallel_calls=parallel, deterministic=False)
   total = np.zeros(num_classes, np.int64)
-  for batch in clips.batch(256).as_numpy_iterator():
-    total += (batch != 0).sum(axis=0)
-    progress(len(batch))
+  for ids, targets in _labels(split, num_classes):
+    total += (targets != 0).sum(axis=0)
+    progress(len(ids))
   return total
 
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 import pathlib
 from collections.abc import Sequence
+
+import tensorflow as tf
 
 # sha256 of AudioSet's 527 mids in the order of its class_labels_indices.csv,
 # joined by newlines. Five public projects share that file to the byte.
@@ -71,9 +74,10 @@ class ClassList:
       ValueError: If the file is missing or not of that form.
     """
     try:
-      with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError) as e:
+      with tf.io.gfile.GFile(path, "rb") as file:
+        text = file.read().decode()
+      rows = list(csv.reader(io.StringIO(text, newline="")))
+    except (tf.errors.OpError, UnicodeDecodeError) as e:
       raise ValueError(f"{path}: cannot read the class list: {e}") from e
     if not rows or rows[0] != ["index", "mid", "display_name"]:
       raise ValueError(

@@ -14,21 +14,23 @@ Records made by audax (`audio` as FLAC, `label`, `duration`; no id; ZLIB) are
 read as well.
 
 An index beside the shards, SPLIT.index.npz, says where each record begins, so
-that any record can be read without those before it.
+that any record can be read without those before it. A table, SPLIT.clips.npz,
+says what can be known of the clips without reading audio.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import io
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.ops import script_ops
 
 from tf_audioset import audio as audio_lib
 from tf_audioset import flac
@@ -107,7 +109,7 @@ def parse_examples(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     serialized,
     {
       "id": tf.io.FixedLenFeature([], tf.string, ""),
-      "audio": tf.io.FixedLenFeature([], tf.string),
+      "audio": tf.io.FixedLenFeature([], tf.string, ""),
       "labels": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
       "label": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
       "codec": tf.io.FixedLenFeature([], tf.string, "flac"),
@@ -131,7 +133,7 @@ def decode_waveforms(
   positions: tf.Tensor | None,
   codec: str,
   decoder: str = DECODERS[0],
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Decodes a crop of each clip, and no more of it than needed.
 
   Args:
@@ -146,11 +148,11 @@ def decode_waveforms(
 
   Returns:
     int16 [batch, crop_samples], or as long as the longest clip, with zeros
-    behind the shorter; int64 [batch], the lengths without those.
+    behind the shorter; int64 [batch], the lengths without those; string
+    [batch], why a clip cannot be decoded (its length is then 0), else empty.
 
   Raises:
-    ValueError: If the decoder or codec is unknown. When run, a broken clip or
-      one of another codec raises `tf.errors.OpError` with its id and why.
+    ValueError: If the decoder or codec is unknown.
   """
   if codec not in audio_lib.CODECS:
     raise ValueError(f"codec {codec!r}: allowed are {audio_lib.CODECS}.")
@@ -158,32 +160,36 @@ def decode_waveforms(
     raise ValueError(
       f"Pipeline.decoder is {decoder!r}; allowed are {DECODERS}."
     )
-  checks = _check_clips(
-    batch["codec"] == codec,
-    batch["id"],
-    f"cannot be decoded: the data was said to be {codec}, its codec is ",
-    batch["codec"],
-  )
-  with tf.control_dependencies(checks):
-    batch = dict(batch, audio=tf.identity(batch["audio"]))
   if positions is None:
     positions = tf.fill(tf.shape(batch["id"]), -1.0)
   if codec == "pcm16":
-    waveforms, lengths = _decode_pcm16(batch, positions, crop_samples)
+    decoded = _decode_pcm16(batch, positions, crop_samples)
   elif decoder == "tfio":
-    waveforms, lengths = _decode_flac_in_graph(batch, positions, crop_samples)
+    decoded = _decode_flac_in_graph(batch, positions, crop_samples)
   else:
-    waveforms, lengths = tf.numpy_function(
-      functools.partial(
-        _decode_flac, crop_samples=crop_samples, decoder=decoder
-      ),
-      [batch["id"], batch["audio"], batch["num_samples"], positions],
-      [tf.int16, tf.int64],
-      stateful=False,
+    decoded = tf.raw_ops.PyFuncStateless(
+      token=_DECODE_FLAC,
+      input=[
+        batch["audio"],
+        batch["num_samples"],
+        positions,
+        tf.constant(-1 if crop_samples is None else crop_samples),
+        tf.constant(decoder),
+      ],
+      Tout=[tf.int16, tf.int64, tf.string],
     )
+  waveforms, lengths, reasons = decoded
+  reasons = tf.ensure_shape(reasons, [None])
+  other_codec = tf.strings.join(
+    [f"the data was said to be {codec}, its codec is ", batch["codec"]]
+  )
+  reasons = tf.where(batch["codec"] == codec, reasons, other_codec)
   return (
     tf.ensure_shape(waveforms, [None, crop_samples]),
     tf.ensure_shape(lengths, [None]),
+    tf.where(
+      reasons == "", "", tf.strings.join(["cannot be decoded: ", reasons])
+    ),
   )
 
 
@@ -208,7 +214,8 @@ def decode_waveform(
     int16 [min(num_samples, crop_samples)].
 
   Raises:
-    ValueError: As there.
+    ValueError: As there. When run, a clip that cannot be decoded raises
+      `tf.errors.InvalidArgumentError` with its id and why.
   """
   batch = {
     name: record[name][tf.newaxis]
@@ -216,14 +223,16 @@ def decode_waveform(
   }
 
   def decode(codec):
-    waveforms, lengths = decode_waveforms(
+    waveforms, lengths, errors = decode_waveforms(
       batch,
       crop_samples=crop_samples,
       positions=None if position is None else position[tf.newaxis],
       codec=codec,
       decoder=decoder,
     )
-    return waveforms[0, : lengths[0]]
+    named = tf.strings.join(["clip ", batch["id"], ": ", errors])
+    with tf.control_dependencies(refuse(tf.where(errors == "", "", named))):
+      return waveforms[0, : lengths[0]]
 
   if codec:
     return decode(codec)
@@ -232,22 +241,15 @@ def decode_waveform(
   )
 
 
-def _check_clips(condition, ids, *reason):
-  """Assertion for every clip; the first that fails is named with the reason.
-
-  Args:
-    condition: bool [batch].
-    ids: string [batch].
-    *reason: Strings, and string tensors [batch].
+def refuse(errors: tf.Tensor) -> list[tf.Operation]:
+  """An assertion that all of `errors`, string [batch], are empty.
 
   Returns:
-    A list for `tf.control_dependencies`.
+    For `tf.control_dependencies`. When run, the first that is not empty is the
+    message of a `tf.errors.InvalidArgumentError`.
   """
-  first = tf.argmin(tf.cast(condition, tf.int32))
-  name = tf.where(ids[first] == "", "(a record without an id)", ids[first])
-  words = [word if isinstance(word, str) else word[first] for word in reason]
-  message = tf.strings.join(["clip ", name, ": ", *words])
-  check = tf.debugging.Assert(tf.reduce_all(condition), [message])
+  first = tf.argmax(tf.cast(errors != "", tf.int32))
+  check = tf.debugging.Assert(tf.reduce_all(errors == ""), [errors[first]])
   return [] if check is None else [check]
 
 
@@ -264,56 +266,63 @@ def _crop(num_samples, positions, crop_samples):
 
 
 def _decode_pcm16(batch, positions, crop_samples):
-  num_samples = batch["num_samples"]
+  expected = batch["num_samples"]
   num_bytes = tf.cast(tf.strings.length(batch["audio"], "BYTE"), tf.int64)
-  checks = _check_clips(
-    (num_bytes == 2 * num_samples) & (num_samples > 0),
-    batch["id"],
-    "cannot be decoded: ",
-    tf.strings.as_string(num_bytes),
-    " bytes where ",
-    tf.strings.as_string(num_samples),
-    " samples belong",
+  is_fine = (num_bytes == 2 * expected) & (expected > 0)
+  reasons = tf.strings.join(
+    [
+      tf.strings.as_string(num_bytes),
+      " bytes where ",
+      tf.strings.as_string(expected),
+      " samples belong",
+    ]
   )
-  starts, lengths = _crop(num_samples, positions, crop_samples)
-  longest = tf.reduce_max(lengths) if crop_samples is None else crop_samples
-  with tf.control_dependencies(checks):
-    crops = tf.strings.substr(batch["audio"], 2 * starts, 2 * lengths)
+  usable = tf.where(is_fine, expected, 0)
+  starts, lengths = _crop(usable, positions, crop_samples)
+  longest = crop_samples or tf.maximum(tf.reduce_max(lengths), 1)
+  crops = tf.strings.substr(batch["audio"], 2 * starts, 2 * lengths)
   waveforms = tf.io.decode_raw(
     crops, tf.int16, fixed_length=tf.cast(2 * longest, tf.int32)
   )
-  return waveforms, lengths
+  return waveforms, lengths, tf.where(is_fine, "", reasons)
 
 
-def _decode_flac(ids, audio, num_samples, positions, *, crop_samples, decoder):
+def _decode_flac(audio, num_samples, positions, crop_samples, decoder):
   """Reads the crops of FLAC files in memory; runs outside the graph."""
-  crops = []
-  if crop_samples is not None:
-    waveforms = _aligned([len(ids), crop_samples])
-  for i, clip_id in enumerate(ids):
+  max_samples = None if crop_samples < 0 else int(crop_samples)
+  if max_samples is not None:
+    waveforms = _aligned([len(audio), max_samples])
+  crops, reasons = [], []
+  for i, file in enumerate(audio):
     try:
-      crops.append(
-        flac.read(
-          audio[i],
-          sample_rate_hz=SAMPLE_RATE_HZ,
-          num_samples=None if num_samples[i] < 0 else int(num_samples[i]),
-          max_samples=crop_samples,
-          position=None if positions[i] < 0 else float(positions[i]),
-          decoder=decoder,
-          out=None if crop_samples is None else waveforms[i],
-        )
+      crop = flac.read(
+        file,
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        num_samples=None if num_samples[i] < 0 else int(num_samples[i]),
+        max_samples=max_samples,
+        position=None if positions[i] < 0 else float(positions[i]),
+        decoder=decoder.decode(),
+        out=None if max_samples is None else waveforms[i],
       )
+      reason = b""
     except ValueError as e:
-      name = clip_id.decode() or "(a record without an id)"
-      raise ValueError(f"clip {name}: cannot be decoded: {e}") from None
+      crop, reason = np.zeros(0, np.int16), str(e).encode()
+    crops.append(crop)
+    reasons.append(reason)
   lengths = np.array([len(crop) for crop in crops], np.int64)
-  if crop_samples is None:
+  if max_samples is None:
     waveforms = _aligned([len(crops), lengths.max()])
     for row, crop in zip(waveforms, crops):
       row[: len(crop)] = crop
   for row, length in zip(waveforms, lengths):
     row[length:] = 0
-  return waveforms, lengths
+  return waveforms, lengths, np.array(reasons, object)
+
+
+# tf.numpy_function numbers its functions as they come. Under a name of its own
+# a graph's function is found in another process too, as `data_service` needs.
+_DECODE_FLAC = "tf_audioset.records._decode_flac"
+script_ops._py_funcs._funcs[_DECODE_FLAC] = _decode_flac
 
 
 def _aligned(shape):
@@ -328,70 +337,58 @@ def _decode_flac_in_graph(batch, positions, crop_samples):
   import tensorflow_io as tfio  # Slow to import, and needed only here.
 
   def decode(clip):
-    clip_id, audio, expected, position = clip
+    audio, expected, position = clip
     samples = tf.reshape(tfio.audio.decode_flac(audio, dtype=tf.int16), [-1])
     found = tf.size(samples, tf.int64)
     # It answers a broken file with an empty tensor and no error.
-    checks = _check_clips(
-      [(found > 0) & ((found == expected) | (expected < 0))],
-      [clip_id],
-      "cannot be decoded",
-    )
-    with tf.control_dependencies(checks):
-      start, length = _crop(found, position, crop_samples)
-    if crop_samples is None:
-      return samples, length  # Of a batch of one: they could not be stacked.
+    is_fine = (found > 0) & ((found == expected) | (expected < 0))
+    reason = tf.where(is_fine, "", "the length is not the record's")
+    start, length = _crop(tf.where(is_fine, found, 0), position, crop_samples)
     crop = samples[start : start + length]
-    return tf.pad(crop, [[0, crop_samples - length]]), length
+    if crop_samples is None:
+      return crop, length, reason  # Of a batch of one: they cannot be stacked.
+    return tf.pad(crop, [[0, crop_samples - length]]), length, reason
 
   return tf.map_fn(
     decode,
-    (batch["id"], batch["audio"], batch["num_samples"], positions),
+    (batch["audio"], batch["num_samples"], positions),
     fn_output_signature=(
       tf.TensorSpec([crop_samples], tf.int16),
       tf.TensorSpec([], tf.int64),
+      tf.TensorSpec([], tf.string),
     ),
   )
 
 
 def labels_to_multi_hot(
-  labels: tf.Tensor | tf.RaggedTensor,
-  num_classes: int,
-  ids: tf.Tensor | None = None,
-) -> tf.Tensor:
-  """Indices to float32 vectors; an index out of range is an error.
+  labels: tf.RaggedTensor, num_classes: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Indices to vectors.
 
   Args:
-    labels: int64 [n], of one clip, or ragged [batch, n].
+    labels: int64 [batch, ragged].
     num_classes: Width of the vectors.
-    ids: string scalar or [batch], for the error's message.
 
   Returns:
-    float32 [num_classes] or [batch, num_classes], 1 where there is a label.
+    float32 [batch, num_classes], 1 where there is a label; string [batch], what
+    is wrong with a clip's labels, else empty.
   """
-  if not isinstance(labels, tf.RaggedTensor):
-    ragged = tf.RaggedTensor.from_row_lengths(labels, [tf.size(labels)])
-    ids = None if ids is None else ids[tf.newaxis]
-    return labels_to_multi_hot(ragged, num_classes, ids)[0]
   num_clips, rows = labels.nrows(), labels.value_rowids()
-  if ids is None:
-    ids = tf.fill([num_clips], "")
   least = tf.math.unsorted_segment_min(labels.values, rows, num_clips)
   most = tf.math.unsorted_segment_max(labels.values, rows, num_clips)
   # Where there is no label these are the ends of int64, in the wrong order.
-  checks = _check_clips(
-    (least > most) | ((least >= 0) & (most < num_classes)),
-    ids,
-    f"a label is not in 0 ... {num_classes - 1}: ",
-    tf.strings.as_string(tf.where(least < 0, least, most)),
+  is_fine = (least > most) | ((least >= 0) & (most < num_classes))
+  wrong = tf.strings.as_string(tf.where(least < 0, least, most))
+  errors = tf.strings.join(
+    [f"a label is not in 0 ... {num_classes - 1}: ", wrong]
   )
-  with tf.control_dependencies(checks):
-    places = tf.stack([rows, labels.values], axis=1)
+  is_known = (labels.values >= 0) & (labels.values < num_classes)
+  places = tf.stack([rows, labels.values], axis=1)[is_known]
   # A label that is there twice would be 2.
   counts = tf.scatter_nd(
-    places, tf.ones_like(rows, tf.float32), [num_clips, num_classes]
+    places, tf.ones_like(places[:, 0], tf.float32), [num_clips, num_classes]
   )
-  return tf.minimum(counts, 1.0)
+  return tf.minimum(counts, 1.0), tf.where(is_fine, "", errors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -400,7 +397,8 @@ class Index:
 
   shard: np.ndarray  # int32 [num_clips], index into the split's files.
   offset: np.ndarray  # int64 [num_clips], bytes before the record.
-  bucket: np.ndarray | None  # uint8 [num_clips], see `bucket`; None: no ids.
+  # uint8 [num_clips], see `bucket`; None: no ids.
+  bucket: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.offset)
@@ -412,10 +410,7 @@ class Index:
 
   def write(self, path: str) -> None:
     """Writes SPLIT.index.npz at one stroke."""
-    arrays = dataclasses.asdict(self)
-    content = io.BytesIO()
-    np.savez(content, **{k: v for k, v in arrays.items() if v is not None})
-    write_file(path, content.getvalue())
+    _write_arrays(path, self)
 
 
 class IndexBuilder:
@@ -448,6 +443,85 @@ class IndexBuilder:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipTable:
+  """What each record of a split holds, in the order of its index."""
+
+  id: np.ndarray  # bytes (S) [num_clips], UTF-8.
+  num_samples: np.ndarray  # int32 [num_clips]
+  labels: np.ndarray  # int32 [num_labels], clip by clip; a clip's are distinct.
+  label_ends: np.ndarray  # int64 [num_clips], where a clip's labels end.
+  audio_hash: np.ndarray  # uint64 [num_clips], see `audio.samples_hash`.
+
+  def __len__(self) -> int:
+    return len(self.id)
+
+  def labels_of(self, row: int) -> np.ndarray:
+    """int32 [n], the labels of one clip."""
+    begin = self.label_ends[row - 1] if row else 0
+    return self.labels[begin : self.label_ends[row]]
+
+  def count_positives(self, num_classes: int) -> np.ndarray:
+    """int64 [num_classes], the clips of each class."""
+    return np.bincount(self.labels, minlength=num_classes)
+
+  def take(self, rows: np.ndarray) -> ClipTable:
+    """Some of the clips."""
+    counts = np.diff(self.label_ends, prepend=0)[rows]
+    ends = np.cumsum(counts)
+    # A label's place is its clip's beginning and its number there.
+    begins = self.label_ends[rows] - counts
+    places = np.arange(counts.sum()) + np.repeat(begins - ends + counts, counts)
+    return ClipTable(
+      self.id[rows],
+      self.num_samples[rows],
+      self.labels[places],
+      ends,
+      self.audio_hash[rows],
+    )
+
+  def write(self, path: str) -> None:
+    """Writes SPLIT.clips.npz at one stroke."""
+    _write_arrays(path, self)
+
+  @classmethod
+  def read(cls, path: str) -> ClipTable:
+    """Reads SPLIT.clips.npz.
+
+    Raises:
+      ValueError: If it is missing or broken.
+    """
+    return _read_arrays(path, cls)
+
+
+class ClipTableBuilder:
+  """Makes a `ClipTable` while clips are written one after another."""
+
+  def __init__(self):
+    self._rows = []
+    self._labels = []
+    self._label_ends = []
+
+  def add(
+    self, clip_id: str, num_samples: int, labels: Sequence[int], audio_hash: int
+  ) -> None:
+    """Adds a clip."""
+    self._rows.append((clip_id.encode(), num_samples, audio_hash))
+    self._labels += labels
+    self._label_ends.append(len(self._labels))
+
+  def build(self) -> ClipTable:
+    """The table of all that was added, at least one clip."""
+    ids, num_samples, hashes = zip(*self._rows)
+    return ClipTable(
+      np.array(ids),
+      np.array(num_samples, np.int32),
+      np.array(self._labels, np.int32),
+      np.array(self._label_ends, np.int64),
+      np.array(hashes, np.uint64),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class SplitInfo:
   """One split in dataset_info.json."""
 
@@ -458,6 +532,7 @@ class SplitInfo:
   ]  # {"file", "num_clips", "num_bytes"} of each.
   ids_sha256: str  # Of the sorted ids, joined by newlines.
   index: str  # File of the `Index`.
+  clips: str = ""  # File of the `ClipTable`; older preparations have none.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -482,6 +557,8 @@ class Split:
   index: Index | None  # None: compressed, readable from the beginning only.
   ids_sha256: str = ""  # Of the sorted ids of all clips; empty: not known.
   codec: str = "flac"  # Or "pcm16".
+  clips_file: str = ""  # Of the `ClipTable`; empty: there is none.
+  rows: np.ndarray | None = None  # The table's rows of a `part`.
 
   @property
   def needs_python(self) -> bool:
@@ -518,35 +595,63 @@ class Split:
         "it again with tools/make_tfrecords.py."
       )
     buckets = self.index.bucket
-    index = self.index.take(
-      np.flatnonzero((first <= buckets) & (buckets < end))
-    )
+    rows = np.flatnonzero((first <= buckets) & (buckets < end))
+    index = self.index.take(rows)
     if not len(index):
       raise ValueError(
         f"no clip is in per cent {first} to {end} of the ids' hash: "
         f"{self.num_clips} clips are too few to be divided so."
       )
-    return dataclasses.replace(self, num_clips=len(index), index=index)
+    return dataclasses.replace(
+      self,
+      num_clips=len(index),
+      index=index,
+      rows=rows if self.rows is None else self.rows[rows],
+    )
+
+  def clips(self) -> ClipTable | None:
+    """Reads what is known of the clips, in their order; None if nothing is.
+
+    Raises:
+      ValueError: If the table is missing, broken or not of these records.
+    """
+    if not self.clips_file:
+      return None
+    table = ClipTable.read(self.clips_file)
+    if self.rows is not None and self.rows.max() < len(table):
+      table = table.take(self.rows)
+    if len(table) != self.num_clips or np.any(
+      bucket(tf.constant(table.id)) != self.index.bucket
+    ):
+      raise ValueError(
+        f"{self.clips_file}: of other clips than the records: of another "
+        "preparation."
+      )
+    return table
 
   def locator(self):
     """A function from records' numbers to where they are stored.
 
     Returns:
-      int64 [n] tensor, of 0 ... num_clips - 1 -> (string [n], int64 [n]): files
-      and offsets for `read_record`.
+      int64 [n] tensor, of 0 ... num_clips - 1 -> {"file": string [n], "offset":
+      int64 [n], "id": string [n], empty if not known}, of which the first two
+      are for `read_record`.
 
     Raises:
       ValueError: If there is no index.
     """
     if self.index is None:
       raise ValueError(f"{self.files[0]}: compressed shards have no index.")
-    # Outside of the function, which else would hold a copy of the index.
-    files = tf.constant(self.files)
+    table = self.clips()
+    ids = tf.fill([self.num_clips], "") if table is None else table.id
+    # Outside of the function, which else would hold a copy of them.
+    files, ids = tf.constant(self.files), tf.constant(ids)
     shard, offset = map(tf.constant, (self.index.shard, self.index.offset))
-    return lambda numbers: (
-      tf.gather(files, tf.gather(shard, numbers)),
-      tf.gather(offset, numbers),
-    )
+    return lambda numbers: {
+      "file": tf.gather(files, tf.gather(shard, numbers)),
+      "offset": tf.gather(offset, numbers),
+      "id": tf.gather(ids, numbers),
+    }
 
 
 def read_record(
@@ -560,9 +665,11 @@ def read_record(
     is_remote: Whether it is in a bucket, see `Split.is_remote`.
 
   Returns:
-    The serialized record, string scalar. When run, a broken record raises
-    `tf.errors.DataLossError`.
+    The serialized record, string scalar; empty if it cannot be read, which
+    TensorFlow then logs the reason of.
   """
+  types = {"output_types": [tf.int64, tf.string], "output_shapes": [[], []]}
+  zero = tf.constant(0, tf.int64)
   # The op behind TFRecordDataset; only it can begin inside a file.
   here = tf.raw_ops.TFRecordDatasetV2(
     filenames=file[tf.newaxis],
@@ -570,16 +677,28 @@ def read_record(
     buffer_size=_READ_BYTES if is_remote else 0,
     byte_offsets=offset[tf.newaxis],
   )
-  return tf.raw_ops.DatasetToSingleElement(
-    dataset=tf.raw_ops.TakeDataset(
-      input_dataset=here,
-      count=1,
-      output_types=[tf.string],
-      output_shapes=[[]],
-    ),
-    output_types=[tf.string],
+  # A shard that is gone is an error again and again, which would be ignored for
+  # ever, but for this range that has ended.
+  one = tf.raw_ops.RangeDataset(
+    start=zero,
+    stop=zero + 1,
+    step=zero + 1,
+    output_types=[tf.int64],
     output_shapes=[[]],
-  )[0]
+  )
+  record = tf.raw_ops.IgnoreErrorsDataset(
+    input_dataset=tf.raw_ops.ZipDataset(input_datasets=[one, here], **types),
+    log_warning=True,
+    **types,
+  )
+  nothing = tf.raw_ops.TensorDataset(
+    components=[zero, ""], output_shapes=[[], []]
+  )
+  record = tf.raw_ops.ConcatenateDataset(
+    input_dataset=record, another_dataset=nothing, **types
+  )
+  record = tf.raw_ops.TakeDataset(input_dataset=record, count=1, **types)
+  return tf.raw_ops.DatasetToSingleElement(dataset=record, **types)[1]
 
 
 def bucket(ids: tf.Tensor) -> tf.Tensor:
@@ -676,13 +795,14 @@ def find_split(data_dir: str, split: str) -> Split:
         f"{file}: {num_bytes} bytes, where {INFO_FILE} says "
         f"{shard['num_bytes']}: a broken copy, or of another preparation."
       )
-  index = _read_index(os.path.join(data_dir, info.splits[split].index))
+  index = _read_arrays(os.path.join(data_dir, info.splits[split].index), Index)
   if len(index) != info.splits[split].num_clips:
     raise ValueError(
       f"{data_dir}: {info.splits[split].index} has {len(index)} clips, where "
       f"{INFO_FILE} says {info.splits[split].num_clips}: of another "
       "preparation."
     )
+  clips = info.splits[split].clips
   return Split(
     files,
     len(index),
@@ -691,29 +811,54 @@ def find_split(data_dir: str, split: str) -> Split:
     index,
     info.splits[split].ids_sha256,
     info.codec,
+    clips_file=clips and os.path.join(data_dir, clips),
   )
 
 
-def _read_index(path: str) -> Index:
+def _write_arrays(path: str, arrays: Index | ClipTable) -> None:
+  content = io.BytesIO()
+  np.savez(
+    content,
+    **{k: v for k, v in vars(arrays).items() if v is not None},
+  )
+  write_file(path, content.getvalue())
+
+
+def _read_arrays(path: str, kind: type[Index | ClipTable]):
+  """The inverse of `_write_arrays`."""
   try:
     with tf.io.gfile.GFile(path, "rb") as file:
-      arrays = np.load(io.BytesIO(file.read()))
-    return Index(arrays["shard"], arrays["offset"], arrays.get("bucket"))
-  except (tf.errors.OpError, OSError, ValueError, KeyError, EOFError) as e:
+      arrays = dict(np.load(io.BytesIO(file.read())))
+    return kind(**arrays)
+  except (
+    tf.errors.OpError,
+    OSError,
+    ValueError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+  ) as e:
     raise ValueError(
-      f"{path}: the index of the records is missing or broken; prepare the "
-      "data again with tools/make_tfrecords.py."
+      f"{path}: which belongs to the records, is missing or broken; prepare "
+      "the data again with tools/make_tfrecords.py."
     ) from e
 
 
-def _index_by_reading(files: Sequence[str]) -> Index:
-  """The index of uncompressed shards that have none."""
+def _index_by_reading(files: Sequence[str], compression: str) -> Index:
+  """The index of shards that have none; what it says is not compressed."""
   builder = IndexBuilder()
   for file in files:
     builder.next_shard()
-    lengths = tf.data.TFRecordDataset(file).map(tf.strings.length)
-    for length in lengths.as_numpy_iterator():
-      builder.add(int(length))
+    number = 0
+    lengths = tf.data.TFRecordDataset(file, compression).map(tf.strings.length)
+    try:
+      for length in lengths.as_numpy_iterator():
+        builder.add(int(length))
+        number += 1
+    except tf.errors.DataLossError as e:
+      raise ValueError(
+        f"{file}: broken, {number} records can be read: {e.message}"
+      ) from e
   return builder.build()
 
 
@@ -730,13 +875,11 @@ def _find_audax_split(data_dir, split):
     head = file.read(8)
   is_zlib = head[:1] == b"\x78" and int.from_bytes(head[:2], "big") % 31 == 0
   compression = "ZLIB" if is_zlib and any(head[4:]) else ""
-  index = None if compression else _index_by_reading(files)
-  if index is None:
-    num_clips = sum(1 for _ in tf.data.TFRecordDataset(files, compression))
-  else:
-    num_clips = len(index)
+  index = _index_by_reading(files, compression)
   table = os.path.join(data_dir, "class_labels_indices.csv")
   classes = None
   if tf.io.gfile.exists(table):
     classes = labels_lib.ClassList.from_csv(table)
-  return Split(files, num_clips, compression, classes, index, codec="flac")
+  return Split(
+    files, len(index), compression, classes, None if compression else index
+  )

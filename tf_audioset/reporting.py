@@ -91,7 +91,8 @@ class Report:
     if not self._is_chief:
       return
     recorded = {
-      name: values[name] for name in ("loss", "learning_rate", "gradient_norm")
+      name: values[name]
+      for name in ("loss", "learning_rate", "gradient_norm", "bad_records")
     }
     with self._train.as_default(step):
       for name, value in recorded.items():

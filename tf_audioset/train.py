@@ -27,6 +27,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Sequence
 
 import gin
 import tensorflow as tf
@@ -38,6 +39,7 @@ from tf_audioset import (
   cli,
   config,
   data,
+  data_service,
   distribution,
   evaluation,
   export,
@@ -66,6 +68,7 @@ def train(
   workdir: str,
   *,
   profile_steps: tuple[int, int] | None = None,
+  data_workers: Sequence[str] = (),
   model=gin.REQUIRED,
   optimizer=gin.REQUIRED,
   schedule=gin.REQUIRED,
@@ -95,6 +98,8 @@ def train(
     workdir: Output, and where an earlier run's checkpoints are.
     profile_steps: The loops that hold the steps from the first to the second
       are profiled; None: none.
+    data_workers: Addresses of processes that make the batches, see
+      `data_service`; none: this process does.
     model: num_classes -> `Tagger`.
     optimizer: schedule -> optimizer.
     schedule: (peak, steps_per_epoch, num_epochs) -> schedule.
@@ -160,6 +165,11 @@ def train(
           f"--{name}={path}: the hosts of this TPU are other machines, which "
           "do not see this one's disk: give a folder of a bucket, gs://..."
         )
+    if data_workers:
+      raise ValueError(
+        "--data_service is for a pipeline on this machine; the hosts of this "
+        "TPU are others."
+      )
   stop = _Stop(has_peers=distribution.has_peers(strategy))
   training = records.find_split(data_dir, training_split)
   if holdout_percent:
@@ -264,6 +274,7 @@ def train(
         seed=seed,
         first_step=first_step,
         context=context,
+        workers=data_workers,
       )
     )
   )
@@ -298,6 +309,7 @@ def train(
     )
 
   step = first_step
+  bad_records = 0  # In this epoch.
   report.resume_clock()
   while True:
     if step and step % steps_per_epoch == 0:
@@ -308,6 +320,7 @@ def train(
         best_map.assign(result.summary()["mAP"])
         best_step.assign(step)
         best.save(step)
+      bad_records = 0
       report.resume_clock()
     if step >= total_steps:
       break
@@ -318,6 +331,12 @@ def train(
       values = {name: value.numpy().item() for name, value in values.items()}
     if values["first_bad_step"] >= 0:
       raise not_finite("the loss or its gradient is", values["first_bad_step"])
+    bad_records += values["bad_records"]
+    if bad_records > pipeline.max_bad_records:
+      raise ValueError(
+        f"{bad_records} records of this epoch are bad, named above; "
+        f"Pipeline.max_bad_records is {pipeline.max_bad_records}."
+      )
     is_due = (step + num_steps) // checkpoint_steps > step // checkpoint_steps
     step += num_steps
     report.loop(step, num_steps, values)
@@ -465,7 +484,7 @@ def _augmented(tagger, pipeline, split, batch_size, seed):
   batches = pipeline.training(
     split, num_classes=tagger.head.units, batch_size=batch_size, seed=seed
   )
-  waveform, targets = next(iter(batches.take(1)))
+  waveform, targets, *_ = next(iter(batches.take(1)))
   few = min(_NUM_PICTURES, batch_size)
   seed = randomness.bits([2], [seed, 0])
   return tagger.augmented(waveform[:few], targets[:few], seed)[0].numpy()
@@ -629,6 +648,13 @@ def define_flags() -> None:
     "TPU name or grpc:// address, or 'local' on a TPU VM. Without it: the GPUs "
     "or the CPU of this machine.",
   )
+  flags.DEFINE_integer(
+    "data_service",
+    0,
+    "So many processes of this machine make the batches; 0: the training "
+    "process itself. See docs/input_pipeline.md.",
+    lower_bound=0,
+  )
   flags.DEFINE_list(
     "profile_steps",
     None,
@@ -643,6 +669,7 @@ def main() -> None:
     FLAGS.data_dir,
     FLAGS.workdir,
     profile_steps=_profile_steps(FLAGS.profile_steps),
+    data_workers=data_service.start(FLAGS.data_service),
   )
 
 

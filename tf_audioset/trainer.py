@@ -61,6 +61,7 @@ class Trainer:
       self._loss_sum = on_device(0.0)
       self._last_norm = on_device(0.0)
       self._first_bad_step = on_device(tf.constant(-1, tf.int64))
+      self._bad_records = on_device(0)
 
   @tf.function
   def train(self, iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -74,7 +75,8 @@ class Trainer:
       Scalars: "loss" (float32, mean over the steps), "gradient_norm" (float32,
       of the last, before clipping), "learning_rate" (float32, of the last),
       "first_bad_step" (int64, the first step of the loop whose loss or gradient
-      is not finite, counted from 0; -1: none), "input_wait_seconds" (float64,
+      is not finite, counted from 0; -1: none), "bad_records" (int32, how many
+      the pipeline replaced; see `Pipeline`), "input_wait_seconds" (float64,
       in which the loop had no batch to go on with; where the device works
       behind the host's back, as a TPU does, it may have been busy then).
     """
@@ -136,6 +138,7 @@ class Trainer:
   def _begin_loop(self):
     self._loss_sum.assign(0.0)
     self._first_bad_step.assign(-1)
+    self._bad_records.assign(0)
 
   def _end_loop(self, num_steps):
     return {
@@ -143,14 +146,18 @@ class Trainer:
       "gradient_norm": self._last_norm.read_value(),
       "learning_rate": self.learning_rate(self._optimizer.iterations - 1),
       "first_bad_step": self._first_bad_step.read_value(),
+      "bad_records": self._bad_records.read_value(),
     }
 
   def _step(self, batch):
     """One replica's part of one update."""
+    waveforms, targets, *num_bad = batch  # The last only if some are allowed.
     context = tf.distribute.get_replica_context()
     variables = self._tagger.trainable_variables
     step = tf.cast(self._optimizer.iterations, tf.int64)
-    loss, gradients = self._summed_gradients(batch, step, variables)
+    loss, gradients = self._summed_gradients(
+      waveforms, targets, step, variables
+    )
     # Summed here and not in the optimizer: the norm is then that of the whole
     # batch, and so is its clipping.
     loss, *gradients = context.all_reduce(
@@ -162,12 +169,15 @@ class Trainer:
       tf.where(is_bad & (self._first_bad_step < 0), step, self._first_bad_step)
     )
     self._loss_sum.assign_add(loss)
+    for number in num_bad:
+      total = context.all_reduce(tf.distribute.ReduceOp.SUM, number)
+      self._bad_records.assign_add(total)
     self._last_norm.assign(norm)
     if self._clip_norm is not None:
       gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, norm)
     optimization.apply_summed_gradients(self._optimizer, gradients, variables)
 
-  def _summed_gradients(self, batch, step, variables):
+  def _summed_gradients(self, waveforms, targets, step, variables):
     """Loss and gradients of this replica's share of the global batch."""
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     seed = tf.stack([tf.cast(self._seed, tf.int64), step])
@@ -184,9 +194,10 @@ class Trainer:
       return loss, tape.gradient(loss, variables)
 
     if self._num_parts == 1:
-      return of_part(0, *batch)
+      return of_part(0, waveforms, targets)
     waveforms, targets = (
-      tf.reshape(x, [self._num_parts, -1, *x.shape[1:]]) for x in batch
+      tf.reshape(x, [self._num_parts, -1, *x.shape[1:]])
+      for x in (waveforms, targets)
     )
     loss, gradients = tf.constant(0.0), [tf.zeros(v.shape) for v in variables]
     for i in tf.range(self._num_parts):

@@ -4,11 +4,11 @@ r"""How fast training batches come, beside the reference's way of making them.
   python tools/benchmark_input.py
 
 Clips of 10 s become int16 crops of 5 s with 527 targets, in batches of 64:
-from FLAC, from PCM16, and by the reference's way (tfio's decode_flac, of ZLIB
-TFRecords of the same clips). The ways take turns, and the best turn of each
-counts. Once on one core and once on two, each in a process of its own. Other
+from FLAC in one process and in two (--data_service=2), from PCM16, and by the
+reference's way (tfio's decode_flac, of ZLIB TFRecords of the same clips). The
+ways take turns, on one core and on two, and the best turn of each counts. Other
 load on the machine spoils what is timed by the clock; the column of CPU seconds
-suffers less from it.
+(of the measuring process alone) suffers less from it.
 
 The clips are noise whose FLAC is as large as AudioSet's, about 215 kB, or the
 first of --data_dir.
@@ -38,59 +38,102 @@ flags.DEFINE_integer("rounds", 5, "Turns that each way has.", lower_bound=1)
 flags.DEFINE_float(
   "seconds", 1.5, "Of a turn, after as many without measuring.", lower_bound=0.1
 )
-flags.DEFINE_string("measure", None, "For this tool: a prepared folder.")
+flags.DEFINE_string("serve", None, "For this tool: a prepared folder.")
 flags.DEFINE_list("cores", None, "For this tool: run on these.")
 
 _BATCH = 64
 _CROP_SECONDS = 5.0
 _NUM_CLASSES = 527
-_WAYS = ("reference", "flac, soundfile", "flac", "pcm16")
+_WAYS = ("reference", "flac, soundfile", "flac", "flac, 2 processes", "pcm16")
+_MEMORY_CLIPS = (2000, 12000)
 
 
 def main() -> None:
-  if FLAGS.measure:
+  if FLAGS.serve:
     os.sched_setaffinity(0, map(int, FLAGS.cores))
-    print(json.dumps(_measure(pathlib.Path(FLAGS.measure))), flush=True)
+    _serve(pathlib.Path(FLAGS.serve))
     os._exit(0)  # Pipelines at work can hang an interpreter that shuts down.
   cores = sorted(os.sched_getaffinity(0))[:2]
   with tempfile.TemporaryDirectory() as folder:
     _write(pathlib.Path(folder))
-    results = [
-      _in_a_process(folder, cores[:n]) for n in range(1, len(cores) + 1)
-    ]
-  _print(results)
+    # One on the first core, one on both: they are asked in turn, so that other
+    # load meets them alike.
+    servers = [_Server(folder, cores[:n]) for n in range(1, len(cores) + 1)]
+    rates = {way: [] for way in _WAYS}
+    num_turns = FLAGS.rounds * len(_WAYS)
+    with cli.progress_bar(num_turns, "measuring", " turns") as bar:
+      for _ in range(FLAGS.rounds):
+        for way in _WAYS:
+          rates[way].append([server.ask(way) for server in servers])
+          bar.update()
+    _print(rates, servers[0].ask("decoding"))
+    for way in ("flac", "pcm16"):
+      before, after = servers[-1].ask(f"memory of {way}")
+      print(
+        f"memory, {way}: {before:.0f} MB after {_MEMORY_CLIPS[0]} clips, "
+        f"{after:.0f} MB after {_MEMORY_CLIPS[1]}"
+      )
+    for server in servers:
+      server.stop()
 
 
-def _in_a_process(folder, cores):
-  command = [sys.executable, __file__, f"--measure={folder}"]
-  command += [f"--cores={','.join(map(str, cores))}"]
-  command += [f"--rounds={FLAGS.rounds}", f"--seconds={FLAGS.seconds}"]
-  done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-  return json.loads(done.stdout.splitlines()[-1])
+class _Server:
+  """A process of its own that measures on some cores what it is asked to."""
 
-
-def _print(results):
-  one, two = results[0], results[-1]
-  slow = one["ways"]["reference"]
-  print(f"{'':17} {'clips/s':>8} {'ratio':>7} {'clips/CPU s':>12} {'ratio':>7}")
-  for way, (rate, cpu_rate) in one["ways"].items():
-    print(
-      f"{way:17} {rate:8.0f} {rate / slow[0]:7.1f} {cpu_rate:12.0f} "
-      f"{cpu_rate / slow[1]:7.1f}"
+  def __init__(self, folder, cores):
+    self._process = subprocess.Popen(
+      [
+        sys.executable,
+        __file__,
+        f"--serve={folder}",
+        f"--cores={','.join(map(str, cores))}",
+        f"--seconds={FLAGS.seconds}",
+      ],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
     )
-  for decoder, rate in one["decoding"].items():
+
+  def ask(self, what):
+    print(what, file=self._process.stdin, flush=True)
+    answer = self._process.stdout.readline()
+    if not answer:
+      raise ValueError("the process that measures has failed, see above.")
+    return json.loads(answer)
+
+  def stop(self):
+    self._process.stdin.close()
+    self._process.wait()
+
+
+def _print(rates, decoding):
+  """Rates: way -> [[(clips/s, clips/CPU s) on one core, on two] a round]."""
+
+  def best(way, which, unit):
+    return max(turn[which][unit] for turn in rates[way])
+
+  print(f"{'':17} {'clips/s':>8} {'ratio':>7} {'clips/CPU s':>12} {'ratio':>7}")
+  for way in rates:
+    rate, cpu_rate = best(way, 0, 0), best(way, 0, 1)
+    print(
+      f"{way:17} {rate:8.0f} {rate / best('reference', 0, 0):7.1f} "
+      f"{cpu_rate:12.0f} {cpu_rate / best('reference', 0, 1):7.1f}"
+    )
+  for decoder, rate in decoding["rates"].items():
     print(f"decoding FLAC alone, {decoder}: {rate:.0f} clips/s")
-  held = one["lock_us"]
+  held = decoding["lock_us"]
   print(
     f"FLAC holds the interpreter's lock for {held:.0f} us a clip: at most "
     f"{1e6 / held:.0f} clips/s in one process"
   )
-  if len(results) == 2:
-    for way, (rate, cpu_rate) in two["ways"].items():
-      before = one["ways"][way]
+  for way, turns in rates.items():
+    if len(turns[0]) == 2:
+      each = sorted(two[0] / one[0] for one, two in turns)
       print(
-        f"1 -> 2 cores, {way}: x {rate / before[0]:.2f} by the clock; "
-        f"a clip takes x {before[1] / cpu_rate:.2f} CPU seconds"
+        f"1 -> 2 cores, {way}: best turns x {best(way, 1, 0):.0f} / "
+        f"{best(way, 0, 0):.0f} = {best(way, 1, 0) / best(way, 0, 0):.2f}; "
+        f"turn by turn {each[0]:.2f} to {each[-1]:.2f}, median "
+        f"{each[len(each) // 2]:.2f}"
       )
 
 
@@ -200,32 +243,57 @@ def _reference(path: str):
   )
 
 
-def _measure(folder: pathlib.Path) -> dict:
-  """All rates on the cores of this process."""
-  from tf_audioset import data, records
+def _serve(folder: pathlib.Path) -> None:
+  """Answers each line of stdin, a way or "decoding", with rates as JSON."""
+  from tf_audioset import data, data_service, records
 
-  def ours(codec, **options):
+  def ours(codec, workers=(), **options):
     split = records.find_split(str(folder / codec), "train")
     return data.Pipeline(crop_seconds=_CROP_SECONDS, **options).training(
-      split, num_classes=_NUM_CLASSES, batch_size=_BATCH, seed=0
+      split,
+      num_classes=_NUM_CLASSES,
+      batch_size=_BATCH,
+      seed=0,
+      workers=workers,
     )
 
-  pipelines = (
-    _reference(str(folder / "zlib")),
-    ours("flac", decoder="soundfile"),
-    ours("flac"),
-    ours("pcm16"),
+  ways = dict(
+    zip(
+      _WAYS,
+      (
+        _reference(str(folder / "zlib")),
+        ours("flac", decoder="soundfile"),
+        ours("flac"),
+        ours("flac", workers=data_service.start(2)),
+        ours("pcm16"),
+      ),
+    )
   )
-  ways = {}
-  for _ in range(FLAGS.rounds):
-    for way, pipeline in zip(_WAYS, pipelines):
+  for line in sys.stdin:
+    what = line.strip()
+    if what == "decoding":
+      answer = _decoding(folder)
+    elif what.startswith("memory of "):
+      answer = _memory_mb(ways[what.removeprefix("memory of ")])
+    else:
       # A new one each turn: the buffers of others would be filled meanwhile.
-      iterator = iter(pipeline)
+      iterator = iter(ways[what])
       _rates(iterator.get_next)
-      rates = _rates(iterator.get_next)
-      ways[way] = [max(pair) for pair in zip(ways.get(way, (0, 0)), rates)]
+      answer = _rates(iterator.get_next)
       del iterator
-  return {"ways": ways, **_decoding(folder)}
+    print(json.dumps(answer), flush=True)
+
+
+def _memory_mb(pipeline) -> list[float]:
+  """Of this process, after some clips and after many more."""
+  sizes = []
+  batches = iter(pipeline)
+  for i in range(_MEMORY_CLIPS[-1] // _BATCH + 1):
+    batches.get_next()
+    if (i + 1) * _BATCH >= _MEMORY_CLIPS[len(sizes)]:
+      status = pathlib.Path("/proc/self/status").read_text()
+      sizes.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)
+  return sizes
 
 
 def _rates(make_a_batch):
@@ -252,14 +320,12 @@ def _decoding(folder: pathlib.Path) -> dict:
     str(folder / "flac" / "train-00000-of-00001.tfrecord")
   )
   batch = records.parse_examples(next(iter(serialized.batch(_BATCH))))
-  parts = [batch[name].numpy() for name in ("id", "audio", "num_samples")]
+  parts = [batch[name].numpy() for name in ("audio", "num_samples")]
   positions = np.arange(_BATCH, dtype=np.float32) / _BATCH
 
   def decode(decoder):
     crop_samples = round(_CROP_SECONDS * records.SAMPLE_RATE_HZ)
-    records._decode_flac(
-      *parts, positions, crop_samples=crop_samples, decoder=decoder
-    )
+    records._decode_flac(*parts, positions, crop_samples, decoder.encode())
 
   rates = {
     decoder: max(_rates(lambda d=decoder: decode(d))[0] for _ in range(4))
@@ -294,7 +360,7 @@ def _decoding(folder: pathlib.Path) -> dict:
     pass_strings()
     decode("miniaudio")
     held.append(time.perf_counter() - start - unlocked)
-  return {"decoding": rates, "lock_us": 1e6 * min(held) / _BATCH}
+  return {"rates": rates, "lock_us": 1e6 * min(held) / _BATCH}
 
 
 if __name__ == "__main__":

@@ -105,7 +105,11 @@ def main(arguments: list[str]) -> int:
   with tempfile.TemporaryDirectory() as folder:
     output = _Output(tagger.classes.names, tagger.classes.mids)
     if "-" in files:
-      output.stdin = os.path.join(folder, "stdin")
+      head = sys.stdin.buffer.peek(12)
+      # What PyAV decodes is known by its name.
+      suffix = ".m4a" if head[4:8] == b"ftyp" else ""
+      suffix = ".webm" if head[:4] == b"\x1aE\xdf\xa3" else suffix
+      output.stdin = os.path.join(folder, f"stdin{suffix}")
       with open(output.stdin, "wb") as copy:
         shutil.copyfileobj(sys.stdin.buffer, copy)
       files = [output.stdin if file == "-" else file for file in files]

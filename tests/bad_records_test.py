@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training run over data with bad records."""
+
+import json
+
+import pytest
+
+from tests import command, small, toy
+from tf_audioset import records
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("bad")
+  (folder / "records").mkdir()
+  toy.write_dataset(folder / "records", broken="train7")
+  return folder
+
+
+def _arguments(folder, name, *bindings, flags=()):
+  bindings = (
+    *small.BINDINGS,
+    "train.num_epochs = 2",
+    "train.steps_per_loop = 3",
+    *bindings,
+  )
+  return [
+    "-m",
+    "tests.small",
+    "--gin_file=gin/quickstart.gin",
+    f"--data_dir={folder / 'records'}",
+    f"--workdir={folder / name}",
+    *(f"--gin_bindings={binding}" for binding in bindings),
+    *flags,
+  ]
+
+
+def _place(folder, clip_id):
+  """The shard of a clip and the byte where its record begins."""
+  split = records.find_split(str(folder / "records"), "train")
+  row = split.clips().id.tolist().index(clip_id)
+  return split.files[split.index.shard[row]], int(split.index.offset[row])
+
+
+def test_the_first_stops_the_run(folder):
+  shard, offset = _place(folder, b"train7")
+  assert command.fail(*_arguments(folder, "strict")) == (
+    f"train: error: clip train7, the record at byte {offset} of {shard}: "
+    "cannot be decoded: Format not recognised."
+  )
+
+
+def test_allowed_ones_are_named_and_counted_with_processes_or_without(folder):
+  lenient = ("Pipeline.max_bad_records = 1",)
+  done = command.run(*_arguments(folder, "lenient", *lenient))
+  assert done.returncode == 0, done.stderr
+  assert done.stderr.count("bad record: clip train7, the record at byte") >= 2
+  rows = (folder / "lenient" / "metrics.jsonl").read_text()
+  loops = [row for row in map(json.loads, rows.splitlines()) if "loss" in row]
+  # Two epochs of one loop each.
+  assert [row["bad_records"] for row in loops] == [1, 1]
+
+  flags = ["--data_service=2"]
+  done = command.run(*_arguments(folder, "served", *lenient, flags=flags))
+  assert done.returncode == 0, done.stderr
+  assert "bad record: clip train7" in done.stderr
+  assert (folder / "served" / "metrics.jsonl").read_text() == rows
+
+
+def test_one_too_many_stops_the_run(folder, tmp_path):
+  (tmp_path / "records").mkdir()
+  toy.write_dataset(tmp_path / "records", broken="train7")
+  shard, offset = _place(tmp_path, b"train3")
+  with open(shard, "r+b") as file:
+    file.seek(offset + 100)
+    byte = file.read(1)
+    file.seek(offset + 100)
+    file.write(bytes([byte[0] ^ 4]))
+  error = command.fail(
+    *_arguments(tmp_path, "run", "Pipeline.max_bad_records = 1")
+  )
+  assert error == (
+    "train: error: 2 records of this epoch are bad, named above; "
+    "Pipeline.max_bad_records is 1."
+  )
