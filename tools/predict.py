@@ -302,7 +302,7 @@ class _Output:
         line = f"  {prediction.clock(begin):10}  {first[0]:.4f}  "
         line += f"{_bar(first[0])}  {first[1]}"
         for score, name, _ in others:
-          line += f", {name} {score:.2f}"
+          line += f"; {name} {score:.2f}"
         self._write(line)
       else:
         times = {"begin_seconds": begin, "end_seconds": end}
