@@ -2,6 +2,7 @@
 """Clients against a server that runs the exported model by the C library."""
 
 import http.server
+import sys
 import threading
 import time
 
@@ -208,6 +209,12 @@ def test_no_server_and_no_answer_in_time_are_unavailable():
       connection.predict("classes", {})
   silent.shutdown()
   silent.server_close()
+
+
+def test_a_missing_package_is_told(monkeypatch):
+  monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
+  with pytest.raises(ValueError, match="needs the package tensorflow-serving"):
+    serving.Grpc("localhost:1", model="tagger", timeout_seconds=1)
 
 
 def test_a_wait_has_an_end():

@@ -58,10 +58,22 @@ class Grpc(Connection):
   """PredictionService, with the package tensorflow-serving-api."""
 
   def __init__(self, host: str, *, model: str, timeout_seconds: float):
-    """`host` is HOST:PORT; nothing is sent yet."""
-    import grpc
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+    """`host` is HOST:PORT; nothing is sent yet.
 
+    Raises:
+      ValueError: If the package is not installed.
+    """
+    try:
+      import grpc
+      from tensorflow_serving.apis import (
+        predict_pb2,
+        prediction_service_pb2_grpc,
+      )
+    except ImportError:
+      raise ValueError(
+        "gRPC needs the package tensorflow-serving-api: pip install "
+        "'tf_audioset[serving]'; REST (--rest) does not."
+      ) from None
     self._grpc, self._request_class = grpc, predict_pb2.PredictRequest
     self._model, self._timeout_seconds = model, timeout_seconds
     # gRPC's own limit is 4 MB: a minute of audio.

@@ -87,16 +87,19 @@ def _tag(tagger, files) -> int:
   from tf_audioset import prediction
 
   num_failed = 0
-  for clip in prediction.score_files(
-    tagger, files, group_clips=FLAGS.batch_size
-  ):
-    if isinstance(clip, Exception):
-      print(f"serve_client: error: {clip}", file=sys.stderr)
-      num_failed += 1
-      continue
-    for i in (-clip.scores).argsort(kind="stable")[: FLAGS.top_k]:
-      name = tagger.classes.names[i]
-      print(clip.file, f"{clip.scores[i]:.4f}", name, sep="\t")
+  is_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+  with cli.progress_bar(len(files), "serve_client", "files") as bar:
+    say = bar.write if is_terminal else print
+    for clip in prediction.score_files(
+      tagger, files, group_clips=FLAGS.batch_size
+    ):
+      bar.update()
+      if isinstance(clip, Exception):
+        print(f"serve_client: error: {clip}", file=sys.stderr)
+        num_failed += 1
+        continue
+      for i in (-clip.scores).argsort(kind="stable")[: FLAGS.top_k]:
+        say(f"{clip.file}\t{clip.scores[i]:.4f}\t{tagger.classes.names[i]}")
   return 1 if num_failed else 0
 
 
