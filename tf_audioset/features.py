@@ -190,7 +190,7 @@ def fixed_point_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
   to bfloat16. Here the rows of `a`, and `b`, are fixed-point numbers, cut into
   slices; the sums of products of slices are whole numbers that float32 holds,
   so that they are exact in whatever order. What no slice holds is below 2^-30
-  of the greatest number in the row of `a` (of 2^-90 at least) times that in `b`.
+  of the greatest number in the row of `a`, or of 2^-90, times that in `b`.
 
   Args:
     a: float32 [..., n], n at most 1024.
@@ -209,8 +209,8 @@ def fixed_point_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
     raise ValueError(
       f"sums of {len(b)} terms are not exact; allowed are {_MAX_TERMS}."
     )
-  # Of a silent row, too, the inverse below is one that TensorFlow may multiply
-  # by the constants first, as it does in a graph: 0 times infinity is no number.
+  # A silent row's inverse must not be infinite after the constants, by which
+  # TensorFlow multiplies it first in a graph.
   greatest = tf.reduce_max(tf.abs(a), -1, keepdims=True)
   exponents = tf.bitwise.bitwise_and(
     tf.bitcast(tf.maximum(greatest, _FAINTEST), tf.int32), _EXPONENT

@@ -148,7 +148,7 @@ class Trainer:
   def _step(self, batch):
     """One replica's part of one update."""
     context = tf.distribute.get_replica_context()
-    variables = self._tagger.trainable_variables
+    variables = self._tagger.trained_variables
     step = tf.cast(self._optimizer.iterations, tf.int64)
     loss, gradients = self._summed_gradients(batch, step, variables)
     # Summed here and not in the optimizer: the norm is then that of the whole
