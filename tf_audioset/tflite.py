@@ -43,8 +43,11 @@ def convert(
       "embedding": tf.cast(embedding, tf.float32),
     }
 
+  # The variables alone: the tagger would bring its Keras layers along.
+  variables = tf.Module()
+  variables.model_variables = list(tagger.variables)
   converter = tf.lite.TFLiteConverter.from_concrete_functions(
-    [score.get_concrete_function()], tagger
+    [score.get_concrete_function()], variables
   )
   if int8_weights:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
