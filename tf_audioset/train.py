@@ -245,7 +245,9 @@ def train(
     _show_changes(config_file)
   restored = newest.restore()
   if restored is None and initial_checkpoint:
-    print(pretrained.load(initial_checkpoint, tagger, training.classes))
+    print(
+      pretrained.load(initial_checkpoint, tagger, training.classes), flush=True
+    )
   elif restored is None and tagger.is_backbone_frozen:
     raise ValueError(
       "Tagger.freeze_backbone is True, but the weights are random: give those "
