@@ -16,6 +16,7 @@ from tf_audioset import (
   config,
   export,
   labels,
+  pretrained,
   tagger,
   train,  # noqa: F401  Registers with gin all that the files bind.
 )
@@ -78,16 +79,19 @@ def test_the_tool_exports_what_predict_takes(checkpoint, tmp_path):
   expit = 1 / (1 + np.exp(-wanted.astype(np.float64)))
   # A score has a quarter of the logit's error, at most.
   np.testing.assert_allclose(scores, expit, atol=1e-3 * wanted.std() / 4)
-  # And the checkpoint is a starting point for any number of classes.
-  started = _tagger(model, num_classes=3)
-  train._start_from(str(tmp_path / "start"), started)
+  # And both are a starting point for any classes.
   arrays = audax.read_checkpoint(path)
   whole = _tagger(model)
   audax.assign(arrays, whole, model)
-  for variable, value in zip(
-    started.backbone.variables, whole.backbone.variables
-  ):
-    np.testing.assert_array_equal(variable, value)
+  for place in ("start", "model"):
+    started = _tagger(model, num_classes=3)
+    pretrained.load(
+      str(tmp_path / place), started, labels.ClassList.from_names("abc")
+    )
+    for variable, value in zip(
+      started.backbone.variables, whole.backbone.variables
+    ):
+      np.testing.assert_array_equal(variable, value)
 
 
 def _random_arrays(model):

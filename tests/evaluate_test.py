@@ -10,7 +10,15 @@ import sklearn.metrics
 import tensorflow as tf
 
 from tests import command, toy
-from tf_audioset import labels, records
+from tf_audioset import (
+  evaluation,
+  export,
+  features,
+  labels,
+  losses,
+  records,
+  tagger,
+)
 
 
 def _features(waveform):
@@ -157,6 +165,101 @@ def test_other_systems_scores_are_compared(folder, tmp_path):
   assert [float(row["ap_difference"]) for row in rows] == pytest.approx(
     mine - others, abs=1e-5
   )
+
+
+def test_one_label_a_clip_has_an_accuracy_and_a_confusion_matrix(
+  folder, tmp_path
+):
+  ids, targets, scores = _truth()
+  single = targets.sum(axis=1) == 1
+  assert 10 < single.sum() < 40
+  np.savez(
+    tmp_path / "scores.npz",
+    ids=ids[single],
+    mids=toy.NAMES,
+    scores=scores[single],
+  )
+  out = _evaluate(
+    folder, f"--scores={tmp_path / 'scores.npz'}", "--min_coverage=0.1"
+  )
+  labels_, chosen = (
+    targets[single].argmax(axis=1),
+    scores[single].argmax(axis=1),
+  )
+  accuracy = sklearn.metrics.accuracy_score(labels_, chosen)
+  recall = sklearn.metrics.balanced_accuracy_score(labels_, chosen)
+  assert f"acc.   {accuracy:.4f}" in out and f"own: {recall:.4f}" in out
+  expected = sklearn.metrics.confusion_matrix(labels_, chosen)
+  with open(tmp_path / "evaluation_eval" / "confusion.csv") as file:
+    header, *rows = csv.reader(file)
+  assert header == ["label", *toy.NAMES]
+  assert [row[0] for row in rows] == list(toy.NAMES)
+  np.testing.assert_array_equal(
+    np.array([row[1:] for row in rows], int), expected
+  )
+  wrong = expected - np.diag(expected.diagonal())
+  i, j = np.unravel_index(wrong.argmax(), wrong.shape)
+  first = out.split("most often confused:\n")[1].splitlines()[0].split()
+  assert first[:3] == [str(wrong[i, j]), "of", str(expected[i].sum())]
+  assert f"{toy.NAMES[i]} is taken for {toy.NAMES[j]}" in out
+  summary = json.loads(
+    (tmp_path / "evaluation_eval" / "metrics.json").read_text()
+  )
+  assert summary["recall"] == pytest.approx(recall)
+
+
+def test_a_tpu_scores_the_clips_of_its_length(tmp_path):
+  """One CPU, compiled by XLA, in the place of a TPU."""
+  (tmp_path / "records").mkdir()
+  lengths = [16000, 16000, 9000]
+  toy.write_dataset(tmp_path / "records", num_train=10, num_samples=lengths)
+  tf.keras.utils.set_random_seed(1)
+  model = tagger.Tagger(
+    3,
+    frontend=features.LogMel(),
+    backbone=toy.MeanBackbone(),
+    loss=losses.MultiLabel(),
+  )
+  model(tf.zeros([1, 8000]))
+  export.export(
+    model,
+    str(tmp_path / "1"),
+    classes=labels.ClassList.from_names(toy.NAMES),
+    min_samples=8000,
+    padding="repeat",
+    batch_shape=(4, 16000),
+  )
+  as_if = (
+    "import functools, runpy, sys, tensorflow as tf;"
+    "from tf_audioset import distribution, export;"
+    "distribution.strategy = lambda tpu: tf.distribute.OneDeviceStrategy(tpu);"
+    "export.ReplicatedTagger = functools.partial("
+    "  export.ReplicatedTagger, jit_compile=True);"
+    "sys.argv[0] = 'evaluate';"
+    "runpy.run_path('tools/evaluate.py', run_name='__main__')"
+  )
+  arguments = [
+    f"--data_dir={tmp_path / 'records'}",
+    f"--saved_model={tmp_path / '1'}",
+    "--split=train",
+    "--num_resamples=2",
+  ]
+  scores = []
+  for i, command_line in enumerate(
+    (
+      ["tools/evaluate.py", *arguments],
+      ["-c", as_if, *arguments, "--tpu=/cpu:0"],
+    )
+  ):
+    path = tmp_path / f"{i}.npz"
+    out = command.succeed(*command_line, f"--scores_out={path}")
+    scores.append(evaluation.Scores.read(str(path)))
+  # The third, sixth and ninth of ten clips are shorter.
+  assert (
+    "7 clips scored on 1 replica on CPU, 3 of other lengths than 16000 samples"
+  ) in out
+  np.testing.assert_array_equal(scores[0].ids, scores[1].ids)
+  np.testing.assert_allclose(scores[0].scores, scores[1].scores, atol=1e-5)
 
 
 def test_a_threshold_is_written_in_full(folder, tmp_path):

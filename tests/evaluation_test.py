@@ -50,7 +50,9 @@ def test_the_metrics_are_scikit_learns_over_every_clip_once(
     strategy = toy.two_replicas()
   model, evaluator = _evaluator(split, strategy, batch_size)
   seen = []
-  result = evaluator.evaluate(lambda done, total: seen.append((done, total)))
+  result, thresholds, f1 = evaluator.evaluate(
+    lambda done, total: seen.append((done, total))
+  )
   assert result.num_clips == 24
   assert seen[-1] == (24, 24) and len(seen) == -(-24 // batch_size)
   clips = [toy.clip(i, 16000) for i in range(24)]
@@ -70,6 +72,17 @@ def test_the_metrics_are_scikit_learns_over_every_clip_once(
     sklearn.metrics.roc_auc_score(targets, logits, average=None),
     atol=1e-6,
   )
+  # The thresholds are of the scores, and none would have a greater F1.
+  scores = tf.sigmoid(logits).numpy()
+  for c in range(3):
+    actual = sklearn.metrics.f1_score(
+      targets[:, c], scores[:, c] >= thresholds[c]
+    )
+    possible = [
+      sklearn.metrics.f1_score(targets[:, c], scores[:, c] >= threshold)
+      for threshold in scores[:, c]
+    ]
+    assert actual == pytest.approx(f1[c]) == pytest.approx(max(possible))
 
 
 def test_clips_that_are_not_in_the_shards_are_told(split, monkeypatch):

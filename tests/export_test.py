@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tensorflow.core.framework import op_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tests import command
+from tests import command, toy
 from tf_audioset import data, export, features, labels, losses, tagger
 from tf_audioset.models import resnet
 
@@ -49,6 +49,7 @@ def _exported(tmp_path_factory):
     batch_shape=_BATCH_SHAPE,
     config_gin="a.b = 'Ç'\n",
     validation={"mAP": 0.25},
+    thresholds={"values": [0.5, None, 0.25]},
   )
   return model, folder
 
@@ -104,6 +105,55 @@ def test_one_shape_is_fixed(exported, served):
     _expected(exported, waveform),
     atol=1e-5,
   )
+
+
+def test_xla_compiles_the_fixed_shape(exported, served):
+  """Clips shorter than the crop, and one of silence, which tests the scales."""
+  waveform = _waveform(*_BATCH_SHAPE)
+  waveform[1] = 0
+  batched = tf.function(
+    lambda waveform: served.signatures["batched"](waveform=waveform),
+    jit_compile=True,
+  )
+  np.testing.assert_allclose(
+    batched(tf.constant(waveform))["scores"],
+    _expected(exported, waveform),
+    atol=1e-5,
+  )
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_replicas_share_batches_and_fill_them_up(exported, num_replicas):
+  strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+  if num_replicas == 2:
+    strategy = toy.two_replicas()
+  tagger_ = export.ReplicatedTagger(
+    # XLA cannot compile for the second of two devices that are one CPU.
+    exported[1],
+    strategy,
+    jit_compile=num_replicas == 1,
+  )
+  assert tagger_.batch_size == 3 * num_replicas
+  assert tagger_.num_samples == _BATCH_SHAPE[1]
+  waveform = _waveform(tagger_.batch_size, tagger_.num_samples)
+  for few in (waveform, waveform[:1], waveform[:2]):
+    np.testing.assert_allclose(
+      tagger_.score(few), _expected(exported, few), atol=1e-5
+    )
+
+
+def test_an_export_that_xla_cannot_compile_is_told(tmp_path):
+  module = tf.Module()
+
+  @tf.function(input_signature=[tf.TensorSpec([2, 512], name="waveform")])
+  def batched(waveform):
+    return {"scores": tf.abs(tf.signal.rfft(waveform))}
+
+  for signatures in ({"batched": batched}, {"serving_default": batched}):
+    folder = str(tmp_path / next(iter(signatures)))
+    tf.saved_model.save(module, folder, signatures=signatures)
+    with pytest.raises(ValueError, match="XLA can compile: export the checkp"):
+      export.ReplicatedTagger(folder, tf.distribute.OneDeviceStrategy("/cpu:0"))
 
 
 def _wav(samples, rate_hz=16000, subtype="PCM_16", kind="WAV"):
@@ -335,7 +385,19 @@ def test_what_belongs_to_it_is_in_its_assets(exported):
     "min_samples": _MIN_SAMPLES,
     "padding": "repeat",
     "validation": {"mAP": 0.25},
+    "thresholds": {"values": [0.5, None, 0.25]},
   }
+
+
+def test_thresholds_are_known_or_not(exported, loaded, tmp_path):
+  np.testing.assert_array_equal(loaded.thresholds, [0.5, np.nan, 0.25])
+  folder = tmp_path / "1"
+  shutil.copytree(exported[1], folder)
+  table = folder / "assets" / "tagger.json"
+  about = json.loads(table.read_text())
+  for old in ({**about, "thresholds": None}, {"min_samples": 1}):
+    table.write_text(json.dumps(old))
+    assert export.ExportedTagger(str(folder)).thresholds is None
 
 
 def _prediction_log():

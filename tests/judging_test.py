@@ -20,6 +20,33 @@ def _ap(targets, scores):
   return sklearn.metrics.average_precision_score(targets, scores, average=None)
 
 
+def test_one_label_a_clip_has_an_accuracy():
+  rng = np.random.default_rng(0)
+  # The last class has no clip.
+  scores, labels = rng.normal(size=(200, 6)), rng.integers(5, size=200)
+  scores[np.arange(200), labels] += 1
+  judgement = judging.Judgement(scores, np.eye(6)[labels], num_resamples=20)
+  summary = judgement.summary({})
+  chosen = scores.argmax(axis=1)
+  classes = range(6)
+  assert summary["top1"] == sklearn.metrics.accuracy_score(labels, chosen)
+  assert summary["recall"] == pytest.approx(
+    sklearn.metrics.recall_score(
+      labels, chosen, labels=range(5), average="macro"
+    )
+  )
+  for k in (3, 5):
+    assert summary[f"top{k}"] == pytest.approx(
+      sklearn.metrics.top_k_accuracy_score(labels, scores, k=k, labels=classes)
+    )
+  np.testing.assert_array_equal(
+    judgement.confusion,
+    sklearn.metrics.confusion_matrix(labels, chosen, labels=classes),
+  )
+  several = judging.Judgement(*_problem()[1::-1], num_resamples=20)
+  assert several.confusion is None and "recall" not in several.summary({})
+
+
 def test_the_summary_has_every_average_within_its_interval():
   targets, good, _ = _problem()
   judgement = judging.Judgement(good, targets, num_resamples=200)

@@ -130,6 +130,30 @@ def test_bad_scores_are_refused(scores, message):
     metrics.evaluate(scores, np.zeros([3, 2]))
 
 
+def test_one_label_a_clip_is_judged_as_scikit_learn_judges_it():
+  rng = np.random.default_rng(0)
+  scores, labels = rng.normal(size=(200, 5)), rng.integers(5, size=200)
+  targets = np.eye(5)[labels]
+  np.testing.assert_array_equal(
+    metrics.confusion(scores, targets),
+    sklearn.metrics.confusion_matrix(labels, scores.argmax(axis=1)),
+  )
+  for k in (1, 3, 5):
+    assert metrics.top_k(scores, targets, k) == pytest.approx(
+      1.0
+      if k == 5
+      else sklearn.metrics.top_k_accuracy_score(labels, scores, k=k)
+    )
+  assert metrics.evaluate(scores, targets).is_single_label
+  for row in ([1, 1, 0, 0, 0], [0] * 5):
+    other = np.concatenate([targets[1:], [row]])
+    assert not metrics.evaluate(scores, other).is_single_label
+    with pytest.raises(ValueError, match="one label a clip"):
+      metrics.confusion(scores, other)
+  # A clip without a label is among no classes.
+  assert metrics.top_k(scores, other, 5) == 199 / 200
+
+
 def test_top1_is_scikit_learns_accuracy_with_one_label_a_clip():
   rng = np.random.default_rng(0)
   scores, labels = rng.normal(size=(200, 5)), rng.integers(5, size=200)

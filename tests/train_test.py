@@ -3,6 +3,7 @@
 
 import csv
 import json
+import pathlib
 import re
 import shutil
 
@@ -411,7 +412,7 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("train.holdout_percent = 100", "is 100, allowed is 0 to 99"),
     ("train.training_percent = 0", "is 0, allowed is 1 to 100"),
     ("train.precision = 'float16'", "'float16'.*mixed_bfloat16"),
-    ("train.initial_checkpoint = 'none'", "none is no checkpoint of this"),
+    ("train.initial_checkpoint = 'none'", "none: no weights to start from"),
     ("MultiLabel.label_smoothing = 2", "label_smoothing is 2"),
   ],
 )
@@ -520,6 +521,125 @@ def test_training_starts_from_a_checkpoint(trained, tmp_path, capsys):
   for name, value in expected.items():
     if "moving" not in name and "OPTIMIZER_SLOT" not in name:
       np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
+def _tune(trained, tmp_path, *arguments):
+  """The training command with `gin/finetune.gin`, on other classes."""
+  if not (tmp_path / "records").exists():
+    shutil.copytree(trained[0] / "records", tmp_path / "records")
+    info = tmp_path / "records" / "dataset_info.json"
+    info.write_text(info.read_text().replace(toy.NAMES[0], "Hum"))
+  return command.succeed(
+    "-m",
+    "tf_audioset.train",
+    f"--gin_file={trained[0] / 'run' / 'config.gin'}",
+    "--gin_file=gin/finetune.gin",
+    f"--data_dir={tmp_path / 'records'}",
+    f"--workdir={tmp_path / 'tuned'}",
+    "--gin_bindings=train.global_batch_size = 8",
+    "--gin_bindings=train.num_epochs = 2",
+    "--gin_bindings=WarmupCosine.warmup_epochs = 1",
+    "--gin_bindings=train.steps_per_loop = 2",
+    *arguments,
+  )
+
+
+def test_fine_tuning_of_a_head_goes_on_as_if_it_had_not_stopped(
+  trained, tmp_path
+):
+  start = tf.train.latest_checkpoint(str(trained[0] / "run" / "best"))
+  arguments = (
+    f"--init_from={trained[0] / 'run'}",
+    "--gin_bindings=Tagger.freeze_backbone = True",
+    "--gin_bindings=Tagger.loss = @MultiClass()",
+  )
+  log = _tune(trained, tmp_path, *arguments)
+  assert f"starting from {start}, of 3 classes; the head is new\n" in log
+  last = tmp_path / "tuned" / "checkpoints" / "ckpt-6"
+  weights, before = _weights(last), _weights(start)
+  changed = {k for k in before if np.any(weights[k] != before[k])}
+  assert changed == {
+    f"model/head/{name}/.ATTRIBUTES/VARIABLE_VALUE"
+    for name in ("kernel", "bias")
+  }
+  # Stopped after the first epoch: the start weights are not taken again.
+  metrics = (tmp_path / "tuned" / "metrics.jsonl").read_bytes()
+  for path in (tmp_path / "tuned" / "checkpoints").iterdir():
+    if "ckpt-3." not in path.name:
+      path.unlink()
+  log = _tune(trained, tmp_path, *arguments)
+  assert "starting from" not in log and "at step 3\n" in log
+  np.testing.assert_equal(_weights(last), weights)
+  assert (tmp_path / "tuned" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_fine_tuning_needs_weights_that_fit(trained, tmp_path):
+  run = trained[0] / "run"
+  for bindings, message in (
+    (
+      ["Tagger.freeze_backbone = True"],
+      "the weights are random: give those to start from with --init_from",
+    ),
+    (
+      [
+        "ResNet.width = 4",
+        f"train.initial_checkpoint = '{run / 'saved_model'}'",
+      ],
+      r"stem/kernel has the shape \[7, 7, 1, 4\] in the model and \[7, 7, 1, 8",
+    ),
+  ):
+    config.load([str(run / "config.gin"), "gin/finetune.gin"], bindings)
+    with pytest.raises(ValueError, match=message):
+      train.train(
+        distribution.strategy(None),
+        str(trained[0] / "records"),
+        str(tmp_path / "run"),
+      )
+  assert not (tmp_path / "run").exists()
+
+
+def test_an_export_has_the_thresholds_of_its_validation(trained):
+  run = trained[0] / "run"
+  tagger = export.ExportedTagger(str(run / "saved_model"))
+  clips = [toy.clip(i + 1000, 16000) for i in range(10)]
+  middles = np.stack([samples[4000:12000] for samples, _ in clips])
+  scores = tagger.score(np.float32(middles / 32768))[0]
+  for c, threshold in enumerate(tagger.thresholds):
+    targets = [c in present for _, present in clips]
+    reached, *others = (
+      sklearn.metrics.f1_score(targets, scores[:, c] >= value)
+      for value in (threshold, *scores[:, c])
+    )
+    assert reached == pytest.approx(max(others))
+  about = json.loads(
+    (run / "saved_model" / "1" / "assets" / "tagger.json").read_text()
+  )
+  assert about["thresholds"]["step"] == about["validation"]["step"] == 12
+  assert about["thresholds"]["num_clips"] == 10
+
+
+def test_tflite_models_are_written_and_compared(trained, tmp_path):
+  out = command.succeed(
+    *_export(
+      trained[0] / "run", tmp_path / "tagger", "--checkpoint=last", "--tflite"
+    )
+  )
+  assert sorted(path.name for path in (tmp_path / "tagger").iterdir()) == [
+    "1",
+    "1.tflite",
+    "1_int8.tflite",
+  ]
+  found = re.findall(
+    r"wrote (\S+): (\S+) MB; scores differ .* most (\S+), on average by (\S+);"
+    r" \d+ times real time",
+    out,
+  )
+  for (path, size, most, mean), limit in zip(found, (1e-3, 0.1)):
+    assert float(size) == pytest.approx(
+      pathlib.Path(path).stat().st_size / 1e6, abs=0.01
+    )
+    assert 0 < float(mean) <= float(most) < limit
+  assert float(found[1][1]) < float(found[0][1]) / 2
 
 
 def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):

@@ -5,6 +5,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 
 from tests import toy
@@ -32,6 +33,7 @@ def _trainer(
   accumulate_steps=1,
   backbone=toy.MeanBackbone,
   loss=losses.MultiLabel(),  # noqa: B008  It has no state.
+  freeze_backbone=False,
   optimizer=lambda schedule: optimization.adamw(schedule, weight_decay=1e-4),
 ):
   strategy = strategy or tf.distribute.OneDeviceStrategy("/cpu:0")
@@ -45,11 +47,12 @@ def _trainer(
       spec_augment=augment.SpecAugment() if augmented else None,
       mixup=augment.Mixup(0.8) if augmented else None,
       dropout_rate=0.4 if augmented else 0.0,
+      freeze_backbone=freeze_backbone,
     )
     model(tf.zeros([1, 16000]))
     schedule = optimization.WarmupCosine(3e-2, 10, 20, warmup_epochs=1)
     optimizer = optimizer(schedule)
-    optimization.create_slots(optimizer, model.trainable_variables)
+    optimization.create_slots(optimizer, model.trained_variables)
   steps = trainer.Trainer(
     strategy,
     model,
@@ -174,10 +177,10 @@ def _frozen_resnet():
   return backbone
 
 
-def _convnext():
+def _convnext(stochastic_depth_rate=0.0):
   tiny = {"test": ((1, 1, 1, 1), (8, 8, 16, 16))}
   with mock.patch.dict(convnext._VARIANTS, tiny):
-    return convnext.ConvNeXt("test", stochastic_depth_rate=0.0)
+    return convnext.ConvNeXt("test", stochastic_depth_rate)
 
 
 _BACKBONES = {
@@ -336,6 +339,48 @@ def test_the_gradient_is_clipped_once_it_is_that_of_the_whole_batch():
   np.testing.assert_allclose(
     updates[True, 1e-3], updates[False, 1e-3], atol=1e-5
   )
+
+
+@pytest.mark.parametrize(
+  ("backbone", "jit_compile"),
+  [
+    (lambda: resnet.ResNet(18, width=4), True),  # With batch norm.
+    (lambda: _convnext(stochastic_depth_rate=0.9), False),
+  ],
+)
+def test_a_frozen_backbone_is_a_linear_probe(backbone, jit_compile):
+  """One label a clip; the update is a softmax regression's, in NumPy."""
+  steps, model = _trainer(
+    backbone=backbone,
+    freeze_backbone=True,
+    loss=losses.MultiClass(),
+    optimizer=_plain_sgd,
+    jit_compile=jit_compile,
+  )
+  waveform, _ = _batch()
+  targets = np.eye(3, dtype=np.float32)[np.arange(16) % 3]
+  before = [v.numpy() for v in model.variables]
+  embedding = model.embed(waveform).numpy()
+  batches = tf.data.Dataset.from_tensors((waveform, targets)).repeat()
+  batches = iter(
+    tf.distribute.OneDeviceStrategy("/cpu:0").experimental_distribute_dataset(
+      batches
+    )
+  )
+  steps.train(batches, tf.constant(1))  # At the learning rate 0.
+  values = steps.train(batches, tf.constant(1))
+  *backbone, kernel, bias = [v.numpy() for v in model.variables]
+  np.testing.assert_equal(backbone, before[:-2])
+  logits = embedding @ before[-2] + before[-1]
+  error = (scipy.special.softmax(logits, axis=1) - targets) / 16
+  rate = float(values["learning_rate"])
+  for new, old, gradient in (
+    (kernel, before[-2], embedding.T @ error),
+    (bias, before[-1], error.sum(axis=0)),
+  ):
+    np.testing.assert_allclose((old - new) / rate, gradient, atol=1e-4)
+  expected = -np.log(scipy.special.softmax(logits, axis=1)[targets > 0]).mean()
+  assert float(values["loss"]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_mixed_precision_reaches_the_same_loss():

@@ -24,10 +24,11 @@ _OF_THE_HOST = {
 _AUDAX = [f"gin/audax/{model}.gin" for model in audax.MODELS]
 
 
-def _hlo(gin_file, stage):
+def _hlo(gin_file, stage, *bindings):
   config.load(
     [gin_file],
     [
+      *bindings,
       "LogMel.engine = 'matmul'",  # As on a TPU.
       "train.precision = 'mixed_bfloat16'",
       "train.global_batch_size = 2",
@@ -70,6 +71,21 @@ def test_the_whole_loop_compiles_and_needs_no_host(gin_file, stage):
   assert len(instructions) > 1000
   assert "bf16[" in hlo
   assert _objections(hlo) == []
+
+
+def test_a_frozen_backbone_with_one_label_a_clip_compiles():
+  hlos = [
+    _hlo("gin/quickstart.gin", "hlo", *bindings)
+    for bindings in (
+      (),
+      ("Tagger.freeze_backbone = True", "Tagger.loss = @MultiClass()"),
+    )
+  ]
+  assert _objections(hlos[1]) == []
+  # Nothing goes back through the backbone: of each convolution but the first
+  # one there are two gradients.
+  everything, probe = (hlo.count(" convolution(") for hlo in hlos)
+  assert probe >= 20 and everything == 3 * probe - 1
 
 
 def test_what_is_not_allowed_is_found():

@@ -59,9 +59,10 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
 
 
 def shipped_gin_files() -> list[str]:
-  """The experiments in the checkout's `gin/`, base.gin (no experiment) out."""
-  names = sorted(p.name for p in (_ROOT / "gin").glob("*.gin"))
-  return [f"gin/{name}" for name in names if name != "base.gin"]
+  """The experiments in the checkout's `gin/`, without what is a part of one."""
+  names = {p.name for p in (_ROOT / "gin").glob("*.gin")}
+  names -= {"base.gin", "finetune.gin"}
+  return [f"gin/{name}" for name in sorted(names)]
 
 
 def check_all_used() -> None:

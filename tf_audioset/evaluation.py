@@ -41,7 +41,9 @@ class Evaluator:
       )
     )
 
-  def evaluate(self, progress: Callable[[int, int], None]) -> metrics.Metrics:
+  def evaluate(
+    self, progress: Callable[[int, int], None]
+  ) -> tuple[metrics.Metrics, np.ndarray, np.ndarray]:
     """Runs the model over the split.
 
     Args:
@@ -49,7 +51,8 @@ class Evaluator:
 
     Returns:
       The metrics of the logarithms of its scores, which tie less often than
-      the scores.
+      the scores; and float64 [num_classes] twice, the threshold of each class's
+      scores with the greatest F1, and that F1, as `metrics.best_thresholds`.
 
     Raises:
       ValueError: If the split's files hold another number of clips than its
@@ -73,7 +76,10 @@ class Evaluator:
         f"{(times_seen == 0).sum()} of {self._shape[0]} clips of the "
         "evaluation split were not found in its shards: prepare it again."
       )
-    return metrics.evaluate(scores, targets)
+    thresholds, f1 = metrics.best_thresholds(scores, targets)
+    # A hair lower, since the export rounds otherwise.
+    thresholds = np.exp(thresholds - 1e-4)
+    return metrics.evaluate(scores, targets), thresholds, f1
 
   @tf.function
   def _score(self, batch):

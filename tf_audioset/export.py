@@ -4,7 +4,8 @@
     serving_default: waveform float32 [batch, num_samples], mono, full
       scale +-1 -> scores float32 [batch, num_classes], embedding
       float32 [batch, size]
-    batched: the same for one fixed shape, as XLA wants it
+    batched: the same for one fixed shape and in operations that XLA compiles,
+      as a TPU does; elsewhere it is the slower one
     wav: wav string [batch], each the bytes of a 16-bit PCM wav file -> the
       same. Channels are averaged. Each clip is scored by itself, so that clips
       of different lengths can be given together.
@@ -15,8 +16,9 @@
     classes: (nothing) -> mid, name string [num_classes]; sample_rate_hz,
       min_samples int32 scalars; padding string scalar
 
-Its assets: class_labels_indices.csv; tagger.json, sample rate, padding and
-validation; config.gin. In assets.extra: TF Serving's warm-up requests.
+Its assets: class_labels_indices.csv; tagger.json, sample rate, padding,
+validation and thresholds of the classes' scores; config.gin. In assets.extra:
+TF Serving's warm-up requests.
 
 It is a plain `tf.Module` of functions and variables: loading it needs neither
 this package nor Keras, tensorflow-addons or tensorflow-io.
@@ -52,6 +54,7 @@ def export(
   batch_shape: tuple[int, int] = (8, 160000),
   config_gin: str = "",
   validation: dict[str, float] | None = None,
+  thresholds: dict | None = None,
 ) -> None:
   """Writes `tagger` as a SavedModel.
 
@@ -66,6 +69,8 @@ def export(
     batch_shape: (batch_size, num_samples) of the signature `batched`.
     config_gin: What it was trained with, kept as assets/config.gin.
     validation: What it reached, kept in assets/tagger.json.
+    thresholds: "values", one a class or None, with how they were chosen; kept
+      there as well.
 
   Raises:
     ValueError: If `directory` holds anything but a SavedModel.
@@ -76,8 +81,8 @@ def export(
   # The variables alone: the tagger itself would bring its Keras layers along.
   module.model_variables = list(tagger.variables)
 
-  def outputs(waveform):
-    embedding = tagger.embed(waveform)
+  def outputs(waveform, engine=None):
+    embedding = tagger.embed(waveform, engine)
     logits = tagger.head(embedding)
     return {
       "scores": tf.exp(tagger.loss_function.log_scores(logits)),
@@ -99,7 +104,8 @@ def export(
     padded = data.pad(_checked(waveform), min_samples, padding)
     # XLA needs to know the length, which `pad` computes when it is run.
     padded.set_shape([batch_size, max(num_samples, min_samples)])
-    return outputs(padded)
+    # XLA has no float64 FFT.
+    return outputs(padded, engine="matmul")
 
   @tf.function(input_signature=[])
   def describe():
@@ -128,6 +134,7 @@ def export(
       "min_samples": min_samples,
       "padding": padding,
       "validation": validation,
+      "thresholds": thresholds,
     }
     (folder / "tagger.json").write_text(json.dumps(about, indent=1) + "\n")
     if config_gin:
@@ -351,7 +358,18 @@ def _windows(num_samples, window_seconds, hop_seconds):
 
 
 class ExportedTagger:
-  """A SavedModel of `export`, loaded for use from Python."""
+  """A SavedModel of `export`, loaded for use from Python.
+
+  Attributes:
+    directory: Of the version that was taken.
+    classes: In the order of the scores.
+    sample_rate_hz: Of the waveform.
+    min_samples: Shorter waveforms are padded to this.
+    padding: How, see `data.pad`.
+    thresholds: float64 [num_classes], the score from which on a class is taken
+      to be there; nan for a class that the validation had no clip of. None if
+      the export holds none.
+  """
 
   def __init__(self, directory: str):
     """Loads it.
@@ -364,7 +382,7 @@ class ExportedTagger:
       ValueError: If there is no SavedModel, or it is not a tagger's.
     """
     directory = _newest_version(directory)
-    self.directory = directory  # Of the version taken.
+    self.directory = directory
     # Kept, because its variables live as long as this does.
     self._module = tf.saved_model.load(directory)
     signatures = self._module.signatures
@@ -382,6 +400,7 @@ class ExportedTagger:
     self.sample_rate_hz = int(facts["sample_rate_hz"])
     self.min_samples = int(facts["min_samples"])
     self.padding = facts["padding"].decode()
+    self.thresholds = _thresholds(directory)
 
   def score(self, waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores clips of one length.
@@ -422,6 +441,87 @@ class ExportedTagger:
       hop_seconds=tf.constant(hop_seconds, tf.float32),
     )
     return result["scores"][0].numpy()
+
+
+def _thresholds(directory: str) -> np.ndarray | None:
+  path = os.path.join(directory, "assets", "tagger.json")
+  if not tf.io.gfile.exists(path):
+    return None
+  with tf.io.gfile.GFile(path) as file:
+    thresholds = json.load(file).get("thresholds")
+  return thresholds and np.array(thresholds["values"], np.float64)
+
+
+class ReplicatedTagger:
+  """The signature `batched` on all replicas of a strategy, such as a TPU's."""
+
+  def __init__(
+    self,
+    directory: str,
+    strategy: tf.distribute.Strategy,
+    *,
+    jit_compile: bool = False,
+  ):
+    """Loads it.
+
+    Args:
+      directory: The SavedModel.
+      strategy: Where the replicas are.
+      jit_compile: Compile it with XLA; a TPU does so in any case.
+
+    Raises:
+      ValueError: If there is no such signature, or it is an older one.
+    """
+    self._strategy = strategy
+    with strategy.scope():
+      self._module = tf.saved_model.load(directory)
+    batched = self._module.signatures.get("batched")
+    if batched is None or "RFFT" in _operations(batched):
+      raise ValueError(
+        f"{directory}: has no signature that XLA can compile: export the "
+        "checkpoint again with tools/export.py."
+      )
+    (spec,) = batched.structured_input_signature[1].values()
+    self.batch_size = spec.shape[0] * strategy.num_replicas_in_sync
+    self.num_samples = spec.shape[1]
+
+    @tf.function(jit_compile=jit_compile or None)
+    def score_one(waveform):
+      return batched(waveform=waveform)["scores"]
+
+    self._score = tf.function(
+      lambda waveform: strategy.run(score_one, args=(waveform,))
+    )
+
+  def score(self, waveform: np.ndarray) -> np.ndarray:
+    """Scores at most `batch_size` clips of `num_samples`.
+
+    Args:
+      waveform: float32 [batch, num_samples]; what is missing to `batch_size`
+        is filled up with silence and not returned.
+
+    Returns:
+      float32 [batch, num_classes].
+    """
+    filled = np.zeros([self.batch_size, self.num_samples], np.float32)
+    filled[: len(waveform)] = waveform
+    parts = np.split(filled, self._strategy.num_replicas_in_sync)
+    scores = self._score(
+      self._strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+      )
+    )
+    return self._strategy.gather(scores, axis=0).numpy()[: len(waveform)]
+
+
+def _operations(function) -> set[str]:
+  """The kinds of operations of a concrete function."""
+  graph = function.graph.as_graph_def()
+  nodes = [
+    *graph.node,
+    *(n for f in graph.library.function for n in f.node_def),
+  ]
+  return {node.op for node in nodes}
 
 
 def versions(directory: str) -> list[int]:

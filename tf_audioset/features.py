@@ -11,13 +11,15 @@ Two alignments of the frames:
            window: 504 frames for 5 s. audax's published checkpoints were
            trained with this.
 
-Two engines compute the Fourier transform:
+Three engines compute the Fourier transform:
 
   fft     In float64, the rest in float32: within 2e-6 of a log unit of float64
           throughout, where a float32 FFT leaves 0.03 in faint narrow bands.
   matmul  A product with the windowed DFT matrix in fixed point, exact on any
           machine, a TPU's matrix unit included: within 1e-3 of the other. XLA
           compiles no float64 FFT.
+  fft32   In float32, for TFLite, which has neither a float64 FFT nor what
+          matmul needs.
 
 "auto" takes matmul on a TPU and fft elsewhere.
 """
@@ -29,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 ALIGNMENTS = ("centred", "audax")
-ENGINES = ("auto", "fft", "matmul")
+ENGINES = ("auto", "fft", "matmul", "fft32")
 MEL_SCALES = ("htk", "slaney")
 # Mels for a factor of e: 27 for the factor 6.4 that takes 1000 to 6400 Hz.
 _SLANEY_SLOPE = 27 / np.log(6.4)
@@ -154,9 +156,11 @@ def power_spectrogram(
   )
   padded = tf.pad(waveform, [[0, 0], [edge, edge]], mode="REFLECT")
   frames = tf.signal.frame(padded, window_samples, hop_samples)
-  if _resolve(engine) == "fft":
+  engine = _resolve(engine)
+  if engine != "matmul":
+    dtype = tf.float64 if engine == "fft" else tf.float32
     spectrum = tf.signal.rfft(
-      tf.cast(frames, tf.float64) * window, [fft_samples]
+      tf.cast(frames, dtype) * tf.constant(window, dtype), [fft_samples]
     )
     real, imaginary = tf.math.real(spectrum), tf.math.imag(spectrum)
   else:
@@ -175,6 +179,7 @@ _SLICE = 2.0**8
 _FIRST_SLICE = 2.0**7
 _NUM_SLICES = 4
 _MAX_TERMS = 1024
+_FAINTEST = 2.0**-90
 
 
 def fixed_point_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
@@ -185,7 +190,7 @@ def fixed_point_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
   to bfloat16. Here the rows of `a`, and `b`, are fixed-point numbers, cut into
   slices; the sums of products of slices are whole numbers that float32 holds,
   so that they are exact in whatever order. What no slice holds is below 2^-30
-  of the greatest number in the row of `a` times that in `b`.
+  of the greatest number in the row of `a`, or of 2^-90, times that in `b`.
 
   Args:
     a: float32 [..., n], n at most 1024.
@@ -204,9 +209,11 @@ def fixed_point_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
     raise ValueError(
       f"sums of {len(b)} terms are not exact; allowed are {_MAX_TERMS}."
     )
+  # A silent row's inverse must not be infinite after the constants, by which
+  # TensorFlow multiplies it first in a graph.
+  greatest = tf.reduce_max(tf.abs(a), -1, keepdims=True)
   exponents = tf.bitwise.bitwise_and(
-    tf.bitcast(tf.reduce_max(tf.abs(a), -1, keepdims=True), tf.int32),
-    _EXPONENT,
+    tf.bitcast(tf.maximum(greatest, _FAINTEST), tf.int32), _EXPONENT
   )
   # The power of two that is at most the greatest number; and one over it, whose
   # exponent is 254 minus the other's, as both are counted from 127.
@@ -269,6 +276,22 @@ def exact_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
   )
 
 
+def _small_matmuls(power: tf.Tensor, filters: np.ndarray) -> tf.Tensor:
+  """`power @ filters`, two bands at a time, of the bins that these have.
+
+  TFLite's int8 takes in every constant of 1024 values and more, and with it
+  rounds what it is multiplied by, of which the faint bands would be lost.
+  """
+  products = []
+  for pair in np.array_split(filters, -(-filters.shape[1] // 2), axis=1):
+    bins = np.flatnonzero(pair.any(axis=1))
+    first, end = bins[0], bins[-1] + 1
+    products.append(
+      tf.matmul(power[..., first:end], tf.constant(pair[first:end], tf.float32))
+    )
+  return tf.concat(products, axis=-1)
+
+
 # Of a float32's bits, those of its exponent, and those that a bfloat16 has.
 _EXPONENT = np.int32(0xFF << 23)
 _UPPER_HALF = np.int32(-(1 << 16))
@@ -320,17 +343,22 @@ class LogSpectrogram(tf.keras.layers.Layer):
     )
     self._limits = (min_power, max_power)
 
-  def call(self, waveform: tf.Tensor) -> tf.Tensor:
+  def call(self, waveform: tf.Tensor, engine: str | None = None) -> tf.Tensor:
     """Computes the log spectrogram.
 
     Args:
       waveform: float32 [batch, num_samples], mono, full scale is +-1.
+      engine: One of `ENGINES` in place of the layer's own.
 
     Returns:
       float32 [batch, num_frames, fft_samples // 2 + 1].
     """
-    power = power_spectrogram(waveform, **dict(self._stft))
+    power = power_spectrogram(waveform, **self._options(engine))
     return tf.math.log(tf.clip_by_value(power, *self._limits))
+
+  def _options(self, engine):
+    options = dict(self._stft)  # Keras has wrapped it.
+    return dict(options, engine=engine or options["engine"])
 
 
 @gin.register
@@ -393,18 +421,23 @@ class LogMel(LogSpectrogram):
       area_normalised=area_normalised,
     )
 
-  def call(self, waveform: tf.Tensor) -> tf.Tensor:
+  def call(self, waveform: tf.Tensor, engine: str | None = None) -> tf.Tensor:
     """Computes the log-mel spectrogram.
 
     Args:
       waveform: float32 [batch, num_samples], mono, full scale is +-1.
+      engine: One of `ENGINES` in place of the layer's own.
 
     Returns:
       float32 [batch, num_frames, num_mels].
     """
-    power = power_spectrogram(waveform, **dict(self._stft))
-    if _resolve(self._stft["engine"]) == "fft":
-      mel = tf.matmul(power, tf.constant(self._filterbank, tf.float32))
-    else:
+    options = self._options(engine)
+    power = power_spectrogram(waveform, **options)
+    engine = _resolve(options["engine"])
+    if engine == "matmul":
       mel = exact_matmul(power, self._filterbank)
+    elif engine == "fft32":
+      mel = _small_matmuls(power, self._filterbank)
+    else:
+      mel = tf.matmul(power, tf.constant(self._filterbank, tf.float32))
     return tf.math.log(tf.clip_by_value(mel, *self._limits))

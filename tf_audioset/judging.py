@@ -35,6 +35,12 @@ class Judgement:
     self._resampled = metrics.bootstrap(
       scores, targets, num_resamples=num_resamples, seed=seed
     )
+    # Which class is taken for which; None unless each clip has one label.
+    self.confusion = None
+    self._top = {}
+    if self._result.is_single_label:
+      self.confusion = metrics.confusion(scores, targets)
+      self._top = {f"top{k}": metrics.top_k(scores, targets, k) for k in (3, 5)}
     self._threshold, self._f1 = metrics.best_thresholds(scores, targets)
     self._ece = np.full(len(self._f1), np.nan)
     if np.min(scores) >= 0 and np.max(scores) <= 1:
@@ -68,7 +74,10 @@ class Judgement:
       branches: Indices of classes by the name of their group.
 
     Returns:
-      `Metrics.summary` with "intervals"; "ece", the mean over all classes;
+      `Metrics.summary` with "intervals"; "top3" and "top5", the shares of clips
+      whose label is among the highest scores, and "recall", the mean over the
+      classes of their accuracy, if each clip has one label; "ece", the mean
+      over all classes;
       "positive_weighted", averages in which a class counts by its positive
       clips; "branches", averages of each group.
     """
@@ -76,6 +85,11 @@ class Judgement:
     summary["intervals"]["top1"] = _interval(
       self._result.top1, self._resampled.top1
     )
+    summary |= self._top
+    if self.confusion is not None:
+      clips = self.confusion.sum(axis=1)
+      right = self.confusion.diagonal()
+      summary["recall"] = float((right[clips > 0] / clips[clips > 0]).mean())
     summary["ece"] = float(self._ece.mean())
     summary["positive_weighted"] = self.averages(lambda x: x.num_positives)
     num_classes = len(self._result.auc)

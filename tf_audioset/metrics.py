@@ -31,6 +31,7 @@ class Metrics:
     num_clips: How many were scored.
     top1: The share of clips whose highest score is that of one of their
       labels: the accuracy, with one label a clip.
+    is_single_label: Whether each clip has one label.
   """
 
   average_precision: np.ndarray
@@ -38,6 +39,7 @@ class Metrics:
   num_positives: np.ndarray
   num_clips: int
   top1: float | np.ndarray
+  is_single_label: bool = False
 
   @property
   def dprime(self) -> np.ndarray:
@@ -106,6 +108,7 @@ def evaluate(scores: np.ndarray, targets: np.ndarray) -> Metrics:
     positive.sum(axis=0),
     num_clips=len(scores),
     top1=float(_best_is_positive(scores, positive).mean()),
+    is_single_label=bool((positive.sum(axis=1) == 1).all()),
   )
 
 
@@ -265,6 +268,45 @@ def recall_points(
     _, seen = _counts(falling, levels)
     points.append((-levels, np.cumsum(hits), seen))
   return points
+
+
+def confusion(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+  """Which class is taken for which.
+
+  Args:
+    scores: As for `evaluate`.
+    targets: As for `evaluate`, one label a clip.
+
+  Returns:
+    int64 [num_classes, num_classes]: clips of the row's class whose highest
+    score is the column's. Where scores tie, the first class has it.
+
+  Raises:
+    ValueError: As for `evaluate`; if a clip has none or several labels.
+  """
+  scores, positive = _checked(scores, targets)
+  if (positive.sum(axis=1) != 1).any():
+    raise ValueError("a confusion matrix needs one label a clip.")
+  matrix = np.zeros([scores.shape[1]] * 2, np.int64)
+  np.add.at(matrix, (positive.argmax(axis=1), scores.argmax(axis=1)), 1)
+  return matrix
+
+
+def top_k(scores: np.ndarray, targets: np.ndarray, k: int) -> float:
+  """The share of clips with a label among the k highest scores.
+
+  Args:
+    scores: As for `evaluate`.
+    targets: As for `evaluate`.
+    k: At least 1. A label is among them if fewer than k classes score higher.
+
+  Raises:
+    ValueError: As for `evaluate`.
+  """
+  scores, positive = _checked(scores, targets)
+  of_labels = np.where(positive, scores, -np.inf).max(axis=1, keepdims=True)
+  above = (scores > of_labels).sum(axis=1)
+  return float(((above < k) & positive.any(axis=1)).mean())
 
 
 def calibration_error(

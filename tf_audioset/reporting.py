@@ -129,6 +129,8 @@ class Report:
     with self._validation.as_default(step):
       for name in ("mAP", "mAUC", "dprime"):
         tf.summary.scalar(name, summary[name])
+      if result.is_single_label:
+        tf.summary.scalar("accuracy", summary["top1"])
       scored = result.average_precision[~np.isnan(result.average_precision)]
       tf.summary.histogram("AP_of_the_classes", scored)
     self._last = {"step": step, "epoch": epoch, **summary}
@@ -137,10 +139,13 @@ class Report:
     self._append(self._last)
     self._train.flush()
     self._validation.flush()
-    self.say(
+    line = (
       f"epoch {epoch}, step {step}: mAP {summary['mAP']:.4f}  "
       f"mAUC {summary['mAUC']:.4f}  d' {summary['dprime']:.4f}"
     )
+    if result.is_single_label:
+      line += f"  accuracy {summary['top1']:.4f}"
+    self.say(line)
 
   def pictures(self, features: np.ndarray) -> None:
     """Shows augmented features, float32 [num_clips, num_frames, num_bands]."""

@@ -27,18 +27,21 @@ class Tagger(tf.keras.Model):
     spec_augment=None,
     mixup=None,
     dropout_rate: float = 0.0,
+    freeze_backbone: bool = False,
   ):
     """Puts the parts together.
 
     Args:
       num_classes: Width of the logits.
       frontend: Waveform [batch, num_samples] to features [batch, num_frames,
-        num_bands].
+        num_bands]; see `features.py`.
       backbone: Features with a channel axis to embedding, see `models/`.
       loss: What the logits mean, and what is minimised, see `losses.py`.
       spec_augment: `augment.SpecAugment`, or None for none.
       mixup: `augment.Mixup`, or None for none.
       dropout_rate: Share of the embedding that training drops.
+      freeze_backbone: Whether training changes the head alone: the backbone's
+        weights and statistics stay, and nothing in it is dropped.
     """
     # float32 whatever the policy: Keras would round the waveform.
     super().__init__(name="tagger", dtype=tf.float32)
@@ -48,13 +51,27 @@ class Tagger(tf.keras.Model):
     self._spec_augment = spec_augment
     self._mixup = mixup
     self._dropout_rate = dropout_rate
+    self.is_backbone_frozen = freeze_backbone
     # The loss needs float32, too.
     self.head = tf.keras.layers.Dense(num_classes, dtype=tf.float32)
 
-  def embed(self, waveform: tf.Tensor) -> tf.Tensor:
-    """[batch, num_samples] int16 or float32 to [batch, embedding_size]."""
-    features = self.frontend(to_float(waveform))
-    return self.backbone(features[..., tf.newaxis], training=False)
+  @property
+  def trained_variables(self) -> list[tf.Variable]:
+    """Those that an update changes; `trainable` stays as Keras has it, whose
+    order of the variables, and so the export's, would depend on it.
+    """
+    trained = self.head if self.is_backbone_frozen else self
+    return trained.trainable_variables
+
+  def embed(self, waveform: tf.Tensor, engine: str | None = None) -> tf.Tensor:
+    """[batch, num_samples] int16 or float32 to [batch, embedding_size].
+
+    Args:
+      waveform: As for `call`.
+      engine: Of the front end, in place of its own; see `features.py`.
+    """
+    features = self.frontend(to_float(waveform), engine=engine)
+    return self.backbone(tf.expand_dims(features, -1), training=False)
 
   def call(self, waveform: tf.Tensor) -> tf.Tensor:
     """The logits of each clip, from all of it.
@@ -86,7 +103,9 @@ class Tagger(tf.keras.Model):
     augment_seed, path_seed, drop_seed = randomness.split(seed, 3)
     features, targets = self.augmented(waveform, targets, augment_seed)
     embedding = self.backbone(
-      features[..., tf.newaxis], training=True, seed=path_seed
+      features[..., tf.newaxis],
+      training=not self.is_backbone_frozen,
+      seed=path_seed,
     )
     embedding = stochastic.dropout(embedding, self._dropout_rate, drop_seed)
     return self.head(embedding), targets

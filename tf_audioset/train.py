@@ -2,7 +2,8 @@
 r"""Trains a tagger: restore, step, summarise, evaluate, save, export.
 
   python -m tf_audioset.train --gin_file=gin/efficientnet_b0.gin \
-      --data_dir=DIR --workdir=DIR [--tpu=NAME] [--gin_bindings='a.b = 1']...
+      --data_dir=DIR --workdir=DIR [--tpu=NAME] [--gin_bindings='a.b = 1']... \
+      [--init_from=CHECKPOINT_OR_SAVED_MODEL_OR_WORKDIR]
 
 The same command continues a run that was stopped, however it was stopped. On
 SIGTERM the run ends its loop, saves, and exits with code 75
@@ -13,6 +14,7 @@ SIGTERM the run ends its loop, saves, and exits with code 75
   checkpoints/      the newest few, model and optimizer
   best/             the model with the best validation mAP so far
   metrics.jsonl     a line a loop and a line a validation
+  thresholds/       of each class, a file a validation
   summary.json      written at the end: results, code version, data
   summaries/        for TensorBoard
   saved_model/1/    the export, as TF Serving wants it
@@ -30,6 +32,7 @@ import signal
 from collections.abc import Sequence
 
 import gin
+import numpy as np
 import tensorflow as tf
 from absl import flags
 
@@ -47,16 +50,19 @@ from tf_audioset import (
   labels,
   losses,  # noqa: F401
   optimization,
+  pretrained,
   randomness,
   records,
   reporting,
   trainer,
 )
-from tf_audioset import tagger as tagger_lib
+from tf_audioset import tagger as tagger_lib  # noqa: F401
 from tf_audioset.models import convnext, efficientnet, resnet  # noqa: F401
 
 FLAGS = flags.FLAGS
 
+# Folder of the work directory.
+_THRESHOLDS = "thresholds"
 # Augmented clips that TensorBoard shows.
 _NUM_PICTURES = 4
 
@@ -124,8 +130,8 @@ def train(
       another, before it updates: for batches that do not fit its memory.
     precision: "float32", or "mixed_bfloat16" for the backbone's activations;
       front end, head and loss are float32 in any case.
-    initial_checkpoint: A checkpoint, or a folder of them, whose weights a new
-      run starts from; with another number of classes, without its head.
+    initial_checkpoint: Whose weights a new run starts from, see
+      `pretrained.load`; with other classes, without its head.
     checkpoints_to_keep: The newest so many stay.
     exported: "last" or "best" (by validation mAP, which then is no longer an
       unbiased estimate).
@@ -249,7 +255,14 @@ def train(
     _show_changes(config_file)
   restored = newest.restore()
   if restored is None and initial_checkpoint:
-    _start_from(initial_checkpoint, tagger)
+    print(
+      pretrained.load(initial_checkpoint, tagger, training.classes), flush=True
+    )
+  elif restored is None and tagger.is_backbone_frozen:
+    raise ValueError(
+      "Tagger.freeze_backbone is True, but the weights are random: give those "
+      "to start from with --init_from."
+    )
   first_step = int(optimizer.iterations.numpy())
   stop.saved(first_step)
   if is_chief:
@@ -314,8 +327,10 @@ def train(
   while True:
     if step and step % steps_per_epoch == 0:
       # Saved already: after a stop in here, the evaluation is made again.
-      result = evaluator.evaluate(report.validating)
+      result, thresholds, f1 = evaluator.evaluate(report.validating)
       report.epoch(step, step // steps_per_epoch, result)
+      if is_chief:
+        _write_thresholds(workdir, step, validation, thresholds, f1)
       if result.summary()["mAP"] > best_map.numpy():
         best_map.assign(result.summary()["mAP"])
         best_step.assign(step)
@@ -409,7 +424,7 @@ def build(
       base_learning_rate, global_batch_size
     )
     optimizer = optimizer(schedule(rate, steps_per_epoch, num_epochs))
-    optimization.create_slots(optimizer, tagger.trainable_variables)
+    optimization.create_slots(optimizer, tagger.trained_variables)
   steps = trainer.Trainer(
     strategy,
     tagger,
@@ -515,27 +530,71 @@ def export_checkpoint(
   Raises:
     ValueError: If the checkpoint cannot be read or is another model's.
   """
-  exportable = _make_tagger(model, len(classes), pipeline.crop_samples)
-  try:
-    tf.train.Checkpoint(model=exportable).restore(
-      path
-    ).expect_partial().assert_existing_objects_matched()
-  except (AssertionError, ValueError, tf.errors.OpError) as e:
-    raise ValueError(f"{path} is no checkpoint of this model.") from e
   export.export(
-    exportable,
+    restored_tagger(path, model, len(classes), pipeline),
     directory,
     classes=classes,
     min_samples=pipeline.crop_samples,
     padding=pipeline.padding,
     config_gin=read_run(workdir)[1],
     validation=_validation_of(path, workdir),
+    thresholds=_thresholds_of(path, workdir),
     **options,
   )
 
 
+def restored_tagger(
+  path: str, model, num_classes: int, pipeline: data.Pipeline
+):
+  """The `Tagger` of a checkpoint; see `export_checkpoint`."""
+  tagger = _make_tagger(model, num_classes, pipeline.crop_samples)
+  try:
+    tf.train.Checkpoint(model=tagger).restore(
+      path
+    ).expect_partial().assert_existing_objects_matched()
+  except (AssertionError, ValueError, tf.errors.OpError) as e:
+    raise ValueError(f"{path} is no checkpoint of this model.") from e
+  return tagger
+
+
+def _write_thresholds(workdir, step, split, thresholds, f1) -> None:
+  """What an export of this step's checkpoint says of thresholds."""
+
+  def without_nan(values):
+    return [None if np.isnan(x) else float(x) for x in values]
+
+  folder = os.path.join(workdir, _THRESHOLDS)
+  tf.io.gfile.makedirs(folder)
+  _write_json(
+    os.path.join(folder, f"{step}.json"),
+    {
+      "chosen_by": "greatest F1 of the class on the validation clips' crops; "
+      "an equal or higher score is positive; null: no positive clip",
+      "num_clips": split.num_clips,
+      "step": step,
+      "values": without_nan(thresholds),
+      "f1": without_nan(f1),
+    },
+  )
+
+
+def _thresholds_of(path: str, workdir: str):
+  """What `_write_thresholds` wrote for a checkpoint, if it is this run's."""
+  step = _step_of(path, workdir)
+  file = os.path.join(workdir, _THRESHOLDS, f"{step}.json")
+  if not tf.io.gfile.exists(file):
+    return None
+  with tf.io.gfile.GFile(file) as opened:
+    return json.load(opened)
+
+
 def _validation_of(path: str, workdir: str) -> dict[str, float] | None:
   """The validation of a checkpoint, if it is one of this run's."""
+  return reporting.validations(workdir).get(_step_of(path, workdir))
+
+
+def _step_of(path: str, workdir: str) -> int | None:
+  """The step of a checkpoint, if it is one of this run's."""
   folder, name = os.path.split(path)
   step = re.fullmatch(r"ckpt-(\d+)", name)
   is_of_run = os.path.abspath(os.path.dirname(folder)) == os.path.abspath(
@@ -543,7 +602,7 @@ def _validation_of(path: str, workdir: str) -> dict[str, float] | None:
   )
   if not step or not is_of_run:
     return None
-  return reporting.validations(workdir).get(int(step[1]))
+  return int(step[1])
 
 
 def read_run(workdir: str) -> tuple[labels.ClassList, str]:
@@ -612,26 +671,6 @@ def _digest(text: str) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _start_from(path: str, tagger: tagger_lib.Tagger) -> None:
-  """Sets the weights to a checkpoint's, but for a head of another size."""
-  path = tf.train.latest_checkpoint(path) or path
-  part = tf.Module()
-  part.backbone = tagger.backbone
-  try:
-    shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
-    num_classes = shapes["model/head/bias/.ATTRIBUTES/VARIABLE_VALUE"][0]
-    if num_classes == tagger.head.units:
-      part.head = tagger.head
-    status = tf.train.Checkpoint(model=part).restore(path)
-    status.expect_partial().assert_existing_objects_matched()
-  except (AssertionError, KeyError, ValueError, tf.errors.OpError) as e:
-    raise ValueError(
-      f"train.initial_checkpoint: {path} is no checkpoint of this model."
-    ) from e
-  new = "" if num_classes == tagger.head.units else "; the head is new"
-  print(f"starting from {path}, of {num_classes} classes{new}", flush=True)
-
-
 def define_flags() -> None:
   """Not on import: a tool that uses `train` has flags of its own."""
   flags.DEFINE_multi_string(
@@ -642,6 +681,12 @@ def define_flags() -> None:
   )
   flags.DEFINE_string("data_dir", None, "What tools/make_tfrecords.py wrote.")
   flags.DEFINE_string("workdir", None, "Where checkpoints and the export go.")
+  flags.DEFINE_string(
+    "init_from",
+    None,
+    "Start a new run from these weights: a checkpoint, a work directory or an "
+    "exported SavedModel. With other classes the head is new.",
+  )
   flags.DEFINE_string(
     "tpu",
     None,
@@ -663,7 +708,10 @@ def define_flags() -> None:
 
 
 def main() -> None:
-  config.load(FLAGS.gin_file, FLAGS.gin_bindings)
+  bindings = list(FLAGS.gin_bindings)
+  if FLAGS.init_from:
+    bindings.append(f"train.initial_checkpoint = {FLAGS.init_from!r}")
+  config.load(FLAGS.gin_file, bindings)
   train(
     distribution.strategy(FLAGS.tpu),
     FLAGS.data_dir,

@@ -153,7 +153,7 @@ class Trainer:
     """One replica's part of one update."""
     waveforms, targets, *num_bad = batch  # The last only if some are allowed.
     context = tf.distribute.get_replica_context()
-    variables = self._tagger.trainable_variables
+    variables = self._tagger.trained_variables
     step = tf.cast(self._optimizer.iterations, tf.int64)
     loss, gradients = self._summed_gradients(
       waveforms, targets, step, variables

@@ -2,12 +2,15 @@
 """Judges an exported tagger: mAP, mAUC and d' over every clip of a split.
 
   python tools/evaluate.py --saved_model DIR --data_dir DIR [--split eval]
+  python tools/evaluate.py --saved_model DIR --data_dir DIR --tpu NAME
   python tools/evaluate.py --scores FILE --data_dir DIR [--compare FILE_OR_DIR]
 
 Each clip is scored whole, in one pass. Writes metrics.json and per_class.csv
 to --output_dir. Behind each number stands the interval that holds it in 95 %
-of cases, by bootstrap over clips. --report FILE.html writes a page with a
-table of the classes, curves, calibration and the hardest clips as well.
+of cases, by bootstrap over clips. Where each clip has one label, accuracy and
+confusion.csv (rows: the label; columns: the highest score) are added. --report
+FILE.html writes a page with a table of the classes, curves, calibration and
+the hardest clips as well.
 
 A file of scores, read by --scores and --compare and written by --scores_out,
 is NumPy's .npz of ids [clips], mids [classes] and scores [clips, classes].
@@ -33,6 +36,13 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("saved_model", None, "What training exported.")
 flags.DEFINE_string(
   "scores", None, "Judge the scores in this file instead, of any system."
+)
+flags.DEFINE_string(
+  "tpu",
+  None,
+  "TPU name or grpc:// address, or 'local' on a TPU VM: scores the clips that "
+  "have the length of the export's signature 'batched'; the others are scored "
+  "on the host.",
 )
 flags.DEFINE_string("data_dir", None, "What tools/make_tfrecords.py wrote.")
 flags.DEFINE_string("split", "eval", "Which part of the data.")
@@ -81,6 +91,7 @@ flags.DEFINE_integer(
 )
 
 _NUM_MOVED = 10
+_NUM_CONFUSED = 5
 
 
 def main() -> None:
@@ -155,8 +166,19 @@ def main() -> None:
     lines += _comparison(difference, table)
   text = json.dumps(_without_nan(summary), indent=2) + "\n"
   records.write_file(os.path.join(folder, "metrics.json"), text.encode())
-  records.write_file(os.path.join(folder, "per_class.csv"), _to_csv(table))
-  print(*lines, f"wrote {folder}/metrics.json and per_class.csv", sep="\n")
+  records.write_file(
+    os.path.join(folder, "per_class.csv"), _to_csv(table, zip(*table.values()))
+  )
+  written = "metrics.json and per_class.csv"
+  if judgement.confusion is not None:
+    columns = [classes.names, *judgement.confusion.T]
+    records.write_file(
+      os.path.join(folder, "confusion.csv"),
+      _to_csv(["label", *classes.names], zip(*columns)),
+    )
+    lines += _confusions(judgement.confusion, classes.names)
+    written = "metrics.json, per_class.csv and confusion.csv"
+  print(*lines, f"wrote {folder}/{written}", sep="\n")
   if FLAGS.report:  # Last: counting the training clips may take long.
     _write_report(path, digest, summary, table, judged, targets, split)
     print(f"wrote {FLAGS.report}")
@@ -187,7 +209,7 @@ def _run_model(path, split):
   """The SavedModel's classes, scores, targets in their order, and digest."""
   import numpy as np
 
-  from tf_audioset import data, evaluation, export, records
+  from tf_audioset import data, distribution, evaluation, export, records
 
   tagger = export.ExportedTagger(path)
   classes = tagger.classes
@@ -198,20 +220,36 @@ def _run_model(path, split):
       f"{path} is for {tagger.sample_rate_hz} Hz, but the clips in "
       f"{FLAGS.data_dir} have {records.SAMPLE_RATE_HZ} Hz."
     )
+  on_tpu = None
+  if FLAGS.tpu:
+    strategy = distribution.strategy(FLAGS.tpu)
+    on_tpu = export.ReplicatedTagger(tagger.directory, strategy)
   clips = data.full_clips(
     split,
     num_classes=len(classes),
-    batch_size=FLAGS.batch_size,
+    batch_size=on_tpu.batch_size if on_tpu else FLAGS.batch_size,
     min_samples=tagger.min_samples,
     padding=tagger.padding,
   )
   ids, scores, targets = [], [], []
+  num_on_tpu = 0
   with cli.progress_bar(split.num_clips, FLAGS.split, " clips") as bar:
     for batch_ids, waveform, batch_targets in clips.as_numpy_iterator():
       ids.extend(clip_id.decode() for clip_id in batch_ids)
-      scores.append(tagger.score(waveform.astype(np.float32) / 32768)[0])
+      waveform = waveform.astype(np.float32) / 32768
+      if on_tpu and waveform.shape[1] == on_tpu.num_samples:
+        scores.append(on_tpu.score(waveform))
+        num_on_tpu += len(waveform)
+      else:
+        scores.append(tagger.score(waveform)[0])
       targets.append(batch_targets)
       bar.update(len(batch_ids))
+  if on_tpu:
+    print(
+      f"{num_on_tpu} clips scored on {distribution.describe(strategy)}, "
+      f"{len(ids) - num_on_tpu} of other lengths than {on_tpu.num_samples} "
+      "samples on the host"
+    )
   if len(ids) != split.num_clips:
     raise ValueError(
       f"{FLAGS.data_dir}: {len(ids)} clips in the shards of {FLAGS.split}, but "
@@ -288,12 +326,19 @@ def _report(summary, num_clips, source):
     low, high = of["intervals"][name]
     return f"{of[name]:.4f}  [{low:.4f}, {high:.4f}]"
 
+  top = f"top-1  {value('top1')}  (clips whose highest score is a label's)"
+  if "recall" in summary:  # One label a clip.
+    top = (
+      f"acc.   {value('top1')}  (accuracy; mean of the classes' own: "
+      f"{summary['recall']:.4f}; top-3 {summary['top3']:.4f}, top-5 "
+      f"{summary['top5']:.4f})"
+    )
   lines = [
     f"mAP    {value('mAP')}",
     f"mAUC   {value('mAUC')}",
     f"d'     {value('dprime')}  (of the mean AUC; mean of the classes' d': "
     f"{summary['dprime_class_mean']:.4f})",
-    f"top-1  {value('top1')}  (clips whose highest score is a label's)",
+    top,
     f"mAP    {value('mAP', summary['positive_weighted'])}  (a class counts by "
     "its positive clips)",
   ]
@@ -317,6 +362,22 @@ def _report(summary, num_clips, source):
   return lines
 
 
+def _confusions(confusion, names):
+  """Lines for the terminal: the pairs of classes most often confused."""
+  import numpy as np
+
+  wrong = confusion - np.diag(confusion.diagonal())
+  order = np.argsort(-wrong, axis=None, kind="stable")
+  pairs = np.dstack(np.unravel_index(order, wrong.shape))[0]
+  lines = [
+    f"       {wrong[i, j]} of {confusion[i].sum()}  {names[i]} is taken for "
+    f"{names[j]}"
+    for i, j in pairs[:_NUM_CONFUSED]
+    if wrong[i, j]
+  ]
+  return ["most often confused:", *lines] if lines else []
+
+
 def _comparison(difference, table):
   """Lines for the terminal."""
   lines = [f"minus {FLAGS.compare}, on the same clips:"]
@@ -332,8 +393,8 @@ def _comparison(difference, table):
   return lines
 
 
-def _to_csv(table) -> bytes:
-  """One row a class; what cannot be measured is an empty cell."""
+def _to_csv(header, rows) -> bytes:
+  """What cannot be measured is an empty cell."""
 
   def cell(value):
     # In full: a rounded threshold would leave out the clip it is the score of.
@@ -343,8 +404,8 @@ def _to_csv(table) -> bytes:
 
   file = io.StringIO(newline="")
   writer = csv.writer(file)
-  writer.writerow(table)
-  writer.writerows([map(cell, row) for row in zip(*table.values())])
+  writer.writerow(header)
+  writer.writerows([map(cell, row) for row in rows])
   return file.getvalue().encode()
 
 

@@ -8,7 +8,7 @@ FILE is as flax wrote it (msgpack); neither audax nor JAX is needed. To train
 on from it:
 
   python -m tf_audioset.train --gin_file=gin/audax/efficientnet_b0.gin \
-      --gin_bindings="train.initial_checkpoint = 'CHECKPOINT_OUT'" ...
+      --init_from=CHECKPOINT_OUT ...
 """
 
 from __future__ import annotations

@@ -68,13 +68,17 @@ flags.DEFINE_string(
   "the classes that are at or above the threshold.",
 )
 flags.DEFINE_float(
-  "threshold", 0.5, "For --audacity_dir.", lower_bound=0, upper_bound=1
+  "threshold",
+  None,
+  "For --audacity_dir. Default: the model's own of each class, 0.5 where it has "
+  "none.",
+  lower_bound=0,
+  upper_bound=1,
 )
 flags.DEFINE_string(
   "thresholds_csv",
   None,
-  "For --audacity_dir: one a class, from per_class.csv of tools/evaluate.py; "
-  "--threshold is for classes that have none there.",
+  "For --audacity_dir, instead: per_class.csv of tools/evaluate.py.",
 )
 flags.DEFINE_string(
   "embeddings",
@@ -101,7 +105,7 @@ def main(arguments: list[str]) -> int:
   from tf_audioset import export, prediction
 
   tagger = export.ExportedTagger(FLAGS.saved_model)
-  thresholds = _thresholds(tagger.classes)
+  thresholds = _thresholds(tagger)
   with tempfile.TemporaryDirectory() as folder:
     output = _Output(tagger.classes.names, tagger.classes.mids)
     if "-" in files:
@@ -154,24 +158,31 @@ def _check_names(files: list[str]) -> None:
       )
 
 
-def _thresholds(classes):
-  """float32 [num_classes]."""
+def _thresholds(tagger):
+  """float64 [num_classes]."""
   import numpy as np
 
-  thresholds = np.full(len(classes), FLAGS.threshold, np.float32)
+  own = None
   if FLAGS.thresholds_csv:
     with open(FLAGS.thresholds_csv, newline="", encoding="utf-8") as file:
       rows = {row.get("mid"): row for row in csv.DictReader(file)}
-    for i, mid in enumerate(classes.mids):
-      text = rows.get(mid, {}).get("threshold")
-      if text is None:
-        raise ValueError(
-          f"{FLAGS.thresholds_csv}: no threshold of class {mid}; wanted is "
-          "per_class.csv, of tools/evaluate.py, of a model with these classes."
-        )
-      if text not in ("", "nan"):
-        thresholds[i] = float(text)
-  return thresholds
+    missing = [
+      mid
+      for mid in tagger.classes.mids
+      if not rows.get(mid, {}).get("threshold")
+    ]
+    if missing:
+      raise ValueError(
+        f"{FLAGS.thresholds_csv}: no threshold of class {missing[0]}; wanted is "
+        "per_class.csv, of tools/evaluate.py, of a model with these classes."
+      )
+    own = [float(rows[mid]["threshold"]) for mid in tagger.classes.mids]
+  elif FLAGS.threshold is None:
+    own = tagger.thresholds
+  thresholds = np.full(
+    len(tagger.classes), 0.5 if FLAGS.threshold is None else FLAGS.threshold
+  )
+  return thresholds if own is None else np.where(np.isnan(own), thresholds, own)
 
 
 def _clips(tagger, files, output) -> float:

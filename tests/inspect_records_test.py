@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tools/inspect_records.py as a user calls it."""
+
+import io
+
+import matplotlib.image
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+
+from tests import command, toy
+from tf_audioset import records
+
+_TOOL = "tools/inspect_records.py"
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("inspected")
+  lengths = [16000, 300, 30000]
+  toy.write_dataset(folder, num_samples=lengths, broken="train7")
+  return folder
+
+
+def test_the_tables_count_clips_seconds_and_classes(folder):
+  lines = command.succeed(_TOOL, folder).splitlines()
+  assert lines[1].split()[:5] == ["split", "clips", "shards", "codec", "hours"]
+  (train,) = (line for line in lines if line.startswith("train "))
+  clips = [toy.clip(i, 10)[1] for i in range(24)]
+  mean = np.mean([16000, 300, 30000]) / 16000
+  total = sum(map(len, clips))
+  assert (
+    train.split()
+    == (
+      f"train 24 3 flac {24 * mean / 3600:.2f} 0.02 s {mean:.2f} s 1.88 s "
+      f"{total / 24:.2f}"
+    ).split()
+  )
+  for i, name in enumerate(toy.NAMES):
+    (row,) = (line for line in lines if line.startswith(f"{name} "))
+    evals = [toy.clip(1000 + j, 10)[1] for j in range(10)]
+    assert row.split()[-2:] == [
+      str(sum(i in labels for labels in evals)),
+      str(sum(i in labels for labels in clips)),
+    ]
+
+
+def test_a_clip_is_written_as_sound_and_as_a_picture(folder, tmp_path):
+  flags = ["--play=train3", "--plot=train3", f"--output_dir={tmp_path}"]
+  out = command.succeed(_TOOL, folder, *flags)
+  samples, present = toy.clip(3, 16000)
+  assert all(toy.NAMES[i] in out for i in present)
+  written, rate_hz = soundfile.read(tmp_path / "train3.wav", dtype="int16")
+  assert rate_hz == 16000
+  np.testing.assert_array_equal(written, samples)
+  picture = matplotlib.image.imread(tmp_path / "train3.png")
+  assert picture.shape[:2] == (400, 1000)
+  # By its number: shards hold every third clip, so 8 is the second's first.
+  command.succeed(
+    _TOOL, folder, "--split=train", "--play=8", f"--output_dir={tmp_path}"
+  )
+  assert len(soundfile.read(tmp_path / "train1.wav")[0]) == 300
+
+
+def test_validation_names_all_that_is_bad(folder, tmp_path):
+  done = command.run(_TOOL, folder, "--validate")
+  assert done.returncode == 1
+  assert "eval: 10 clips, 0 bad" in done.stdout
+  assert "train: 24 clips, 1 bad" in done.stdout
+  assert "clip train7, the record at byte" in done.stdout
+  assert "Format not recognised" in done.stdout
+  # Sound and whole, but not what the table says.
+  toy.write_dataset(tmp_path)
+  path = str(tmp_path / "train.clips.npz")
+  table = records.ClipTable.read(path)
+  table.audio_hash[5] += 1
+  table.write(path)
+  done = command.run(_TOOL, tmp_path, "--split=train", "--validate")
+  assert done.returncode == 1
+  assert f"clip {table.id[5].decode()}: its audio or its labels" in done.stdout
+
+
+def test_records_of_audax_are_shown_as_far_as_they_say(tmp_path):
+  samples = toy.clip(0, 5000)[0]
+  flac = io.BytesIO()
+  soundfile.write(flac, samples, 16000, "PCM_16", format="FLAC")
+  feature = {
+    "audio": tf.train.Feature(
+      bytes_list=tf.train.BytesList(value=[flac.getvalue()])
+    ),
+    "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[5, 7])),
+  }
+  record = tf.train.Example(features=tf.train.Features(feature=feature))
+  (tmp_path / "train").mkdir()
+  with tf.io.TFRecordWriter(
+    str(tmp_path / "train" / "a.tfrec"), "ZLIB"
+  ) as writer:
+    for _ in range(3):
+      writer.write(record.SerializeToString())
+  lines = command.succeed(_TOOL, tmp_path).splitlines()
+  (train,) = (line for line in lines if line.startswith("train "))
+  assert train.split() == ["train", "3", "1", "flac", *"????", "2.00"]
+  assert "class 7" in "\n".join(lines)
+  command.succeed(_TOOL, tmp_path, "--play=2", f"--output_dir={tmp_path}")
+  written, _ = soundfile.read(tmp_path / "train2.wav", dtype="int16")
+  np.testing.assert_array_equal(written, samples)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "at least one DIR"),
+    (["/nowhere"], "/nowhere: no prepared data"),
+    (["{}", "{}"], "one folder at a time"),
+    (["{}", "--play=none"], "none: no clip of this id in eval, train"),
+    (["{}", "--split=eval", "--play=10"], "10: eval has 10 clips, from 0"),
+    (["{}", "--split=test"], "no split 'test'"),
+    (["{}", "--split=train", "--play=train7"], "clip train7, the record"),
+  ],
+)
+def test_mistakes_are_one_line(folder, arguments, message):
+  arguments = [a.replace("{}", str(folder)) for a in arguments]
+  assert message in command.fail(_TOOL, *arguments)
