@@ -218,7 +218,8 @@ def test_tables_go_to_programs_with_exit_code_1_for_a_broken_file(
     assert list(arrays["names"]) == list(toy.NAMES)
 
 
-def test_a_timeline_of_the_standard_input(model, tagger, tmp_path):
+@pytest.mark.parametrize("is_told", [False, True])
+def test_a_timeline_of_the_standard_input(model, tagger, tmp_path, is_told):
   path = _write(tmp_path / "long.mp3", 6, 44100)
   thresholds = tmp_path / "per_class.csv"
   thresholds.write_text(
@@ -228,6 +229,7 @@ def test_a_timeline_of_the_standard_input(model, tagger, tmp_path):
       for mid, value in zip(tagger.classes.mids, (0, 2, "nan"))
     )
   )
+  told = [f"--thresholds_csv={thresholds}", "--threshold=1"] if is_told else []
   with open(path, "rb") as stdin:
     done = subprocess.run(
       [
@@ -236,8 +238,7 @@ def test_a_timeline_of_the_standard_input(model, tagger, tmp_path):
         "--window_seconds=2",
         f"--png_dir={tmp_path}",
         f"--audacity_dir={tmp_path}",
-        f"--thresholds_csv={thresholds}",
-        "--threshold=1",
+        *told,
       ],
       stdin=stdin,
       capture_output=True,
@@ -254,9 +255,13 @@ def test_a_timeline_of_the_standard_input(model, tagger, tmp_path):
     assert tag["name"] == toy.NAMES[scores.argmax()]
     assert tag["score"] == pytest.approx(scores.max(), abs=1e-5)
   assert [window["begin_seconds"] for window in windows[:2]] == [0, 1]
+  limits = [0, 2, 1] if is_told else [2, 0, 0.5]
+  active = (expected >= limits).all(axis=0)
+  assert ((expected >= limits).any(axis=0) == active).all()
   end = len(whole) / 16000
-  track = (tmp_path / "stdin.txt").read_text()
-  assert track == f"0.000000\t{end:.6f}\t{toy.NAMES[0]}\n"
+  assert (tmp_path / "stdin.txt").read_text() == "".join(
+    f"0.000000\t{end:.6f}\t{toy.NAMES[i]}\n" for i in np.flatnonzero(active)
+  )
   assert pyplot.imread(tmp_path / "stdin.png").shape[:2] == (800, 1200)
 
 

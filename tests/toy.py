@@ -139,4 +139,5 @@ def export_tagger(folder) -> None:
     classes=labels.ClassList.from_names(NAMES),
     min_samples=8000,
     padding="repeat",
+    thresholds={"values": [2.0, 0.0, None]},
   )

@@ -70,8 +70,8 @@ flags.DEFINE_string(
 flags.DEFINE_float(
   "threshold",
   None,
-  "For --audacity_dir. Default: the model's own of each class, 0.5 where it has "
-  "none.",
+  "For --audacity_dir. Default: the model's own of each class, 0.5 where it "
+  "has none.",
   lower_bound=0,
   upper_bound=1,
 )
@@ -173,8 +173,8 @@ def _thresholds(tagger):
     ]
     if missing:
       raise ValueError(
-        f"{FLAGS.thresholds_csv}: no threshold of class {missing[0]}; wanted is "
-        "per_class.csv, of tools/evaluate.py, of a model with these classes."
+        f"{FLAGS.thresholds_csv}: no threshold of class {missing[0]}; wanted "
+        "is per_class.csv, of tools/evaluate.py, of a model with these classes."
       )
     own = [float(rows[mid]["threshold"]) for mid in tagger.classes.mids]
   elif FLAGS.threshold is None:
