@@ -436,9 +436,7 @@ def _read(split, positions, number, first=lambda position: position):
   locate = split.locator()
 
   def read(position, place):
-    record = records.read_record(
-      place["file"], place["offset"], is_remote=split.is_remote
-    )
+    record = records.read_record(place["file"], place["offset"])
     return first(position), dict(place, record=record)
 
   # What can be computed for many at once costs a fraction.
@@ -454,7 +452,7 @@ def _whole_shard(split, file):
   """Clips, as `_read` gives them, of a shard without an index."""
   # Where they begin is not known; their numbers serve as well to name them.
   return (
-    tf.data.TFRecordDataset(file, split.compression)
+    records.read_shards(file, split.compression)
     .enumerate()
     .map(
       lambda number, record: {
