@@ -501,7 +501,8 @@ def _decode(
   )
   reasons = tf.where(
     clips["record"] == "",
-    "cannot be read: cut off, its checksum is wrong, or the shard is gone",
+    "cannot be read: cut off, its checksum is wrong, or the shard is gone or "
+    "does not answer",
     reasons,
   )
   unit = "record" if split.index is None else "the record at byte"
