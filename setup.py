@@ -56,6 +56,7 @@ setup(
     "test": [
       "apache-beam>=2.77; python_version >= '3.10'",
       "av>=15",
+      "cryptography>=41",  # For the certificate of the storage emulator.
       "matplotlib>=3.5",
       "pytest>=7",
       "pytest-xdist>=3",

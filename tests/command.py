@@ -10,11 +10,14 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def run(*arguments, cwd=ROOT, timeout=600) -> subprocess.CompletedProcess:
+def run(
+  *arguments, cwd=ROOT, timeout=600, env=None
+) -> subprocess.CompletedProcess:
   """`python ARGUMENTS`, from the checkout unless told; output as text."""
   return subprocess.run(
     [sys.executable, *map(str, arguments)],
     cwd=cwd,
+    env=env,
     timeout=timeout,
     capture_output=True,
     text=True,

@@ -122,9 +122,10 @@ def test_audiosets_form_with_bad_files(audioset, tmp_path):
   expected_hash = hashlib.sha256(joined).hexdigest()
   assert info["splits"]["train"]["ids_sha256"] == expected_hash
   split = records.find_split(str(out), "train")
+  places = split.locator()(tf.range(5))
   serialized = [
-    records.read_record(*place, is_remote=False)
-    for place in zip(*split.locator()(tf.range(5)))
+    records.read_record(*place)
+    for place in zip(places["file"], places["offset"])
   ]
   ids = [records.parse_example(record)["id"] for record in serialized]
   assert [clip_id.numpy().decode() for clip_id in ids] == list(clips)

@@ -17,8 +17,10 @@ import time
 
 import tensorflow as tf
 
+from tf_audioset import messages
+
 # Waits before a failed write is tried again: a full disk needs somebody to make
-# room. TensorFlow itself repeats a bucket's refused requests for a minute.
+# room. TensorFlow itself repeats a bucket's refused requests: docs/buckets.md.
 _RETRY_SECONDS = (5, 30)
 
 # What TensorFlow raises for files that are broken, cut off or gone.
@@ -107,7 +109,7 @@ class Checkpoints:
         return
       except (tf.errors.OpError, OSError) as e:
         self._remove_rest(step)
-        reason = _reason(e)
+        reason = messages.first_line(str(e))
       message = f"the checkpoint of step {step} cannot be written ({reason})"
       if wait_seconds is None:
         raise ValueError(
@@ -136,14 +138,8 @@ def _check(path: str) -> str:
     for name in reader.get_variable_to_shape_map():
       reader.get_tensor(name)
   except _UNREADABLE as e:
-    return _reason(e)
+    return messages.first_line(str(e))
   return ""
-
-
-def _reason(error: Exception) -> str:
-  """TensorFlow's own words, without the names of its functions."""
-  line = str(error).strip().splitlines()[0]
-  return re.sub(r"^(\{\{.*?\}\} *)+| *\[Op:\w+\]$", "", line)
 
 
 def _mend_list(folder: str) -> None:
@@ -152,7 +148,8 @@ def _mend_list(folder: str) -> None:
   The list, a file named "checkpoint", is the last to be written. When it is
   missing or broken although there are checkpoints, it is made again.
   """
-  if not tf.io.gfile.isdir(folder):
+  # Not `isdir`, which takes a bucket that does not answer for no folder.
+  if not tf.io.gfile.exists(folder):
     return
   names = tf.io.gfile.listdir(folder)
   for name in names:

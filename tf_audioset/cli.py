@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+from tf_audioset import messages
+
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
@@ -100,23 +102,12 @@ def _has_a_message(error: Exception) -> bool:
 
 
 def _fail(prog: str, error: Exception) -> None:
-  line = _first_line(str(error))
+  line = messages.first_line(str(error))
   configurable = re.search(r"call to configurable '(\w+)'", str(error))
   if isinstance(error, TypeError) and configurable:
     line += f" (a value of {configurable[1]} in gin?)"
   print(f"{prog}: error: {line}", file=sys.stderr)
   _exit_now(_ERROR)
-
-
-def _first_line(message: str) -> str:
-  """The line that tells, without a graph's nodes or gin's call stack."""
-  # TensorFlow puts the place before the reason, indented or under a heading.
-  headings = ("Graph execution error", "Detected at node", "<stack traces")
-  for line in message.splitlines():
-    if line.strip() and line[0] not in " \t" and not line.startswith(headings):
-      line = re.sub(r"^(\{\{.*?\}\} *)*(ValueError: )?", "", line.strip())
-      return re.sub(r"^assertion failed: \[(.*)\]( \[.*)?$", r"\1", line)
-  return message.strip() or "unknown"
 
 
 def _exit_now(code: int) -> None:

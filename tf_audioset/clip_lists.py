@@ -196,8 +196,8 @@ def _file_names(clip_id: str, start: float, end: float) -> Iterator[str]:
 def _audio_files(folder: str) -> Iterator[str]:
   """Paths of the audio files in a folder and its subfolders, sorted."""
   # Not gfile.walk, which asks of every file whether it is a folder: in a bucket
-  # a request each.
-  for name in sorted(filter(None, tf.io.gfile.listdir(folder))):
+  # a request each. A set, since there a request that failed gives names twice.
+  for name in sorted(filter(None, set(tf.io.gfile.listdir(folder)))):
     path = os.path.join(folder, name)
     if name.lower().endswith(audio.EXTENSIONS):
       yield path

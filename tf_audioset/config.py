@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 import gin
+import tensorflow as tf
 
 # What `load` found: names that the files refer to, "LogMel" for @LogMel(), and
 # keys of the bindings that were not in a file.
@@ -20,6 +21,9 @@ _keys_of_bindings: set[str] = set()
 
 # The checkout's root: `gin/base.gin` is found from any working directory.
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# gin itself opens what is on a disk; a run's config.gin may be in a bucket.
+gin.config.register_file_reader(tf.io.gfile.GFile, tf.io.gfile.exists)
 
 
 def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
@@ -36,7 +40,7 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
   gin.clear_config()
   gin.add_config_file_search_path(str(_ROOT))
   for file in gin_files:
-    if not any((folder / file).is_file() for folder in (pathlib.Path(), _ROOT)):
+    if not _find(file):
       raise ValueError(
         f"gin file {file!r} not found here or in {_ROOT}; the shipped ones "
         f"are {', '.join(shipped_gin_files())}."
@@ -51,11 +55,18 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
   while files:
     file = files.pop()
     files.extend(file.includes)
-    here = pathlib.Path(file.filename)
-    path = here if here.is_file() else _ROOT / here
-    _referred_to.update(_references(path.read_text(encoding="utf-8")))
+    with tf.io.gfile.GFile(_find(file.filename)) as opened:
+      _referred_to.update(_references(opened.read()))
   _keys_of_bindings.clear()
   _keys_of_bindings.update(_keys("\n".join(bindings)))
+
+
+def _find(file: str) -> str | None:
+  """Path of a gin file, as it is given or in the checkout."""
+  for path in (file, str(_ROOT / file)):
+    if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
+      return path
+  return None
 
 
 def shipped_gin_files() -> list[str]:

@@ -436,9 +436,7 @@ def _read(split, positions, number, first=lambda position: position):
   locate = split.locator()
 
   def read(position, place):
-    record = records.read_record(
-      place["file"], place["offset"], is_remote=split.is_remote
-    )
+    record = records.read_record(place["file"], place["offset"])
     return first(position), dict(place, record=record)
 
   # What can be computed for many at once costs a fraction.
@@ -454,7 +452,7 @@ def _whole_shard(split, file):
   """Clips, as `_read` gives them, of a shard without an index."""
   # Where they begin is not known; their numbers serve as well to name them.
   return (
-    tf.data.TFRecordDataset(file, split.compression)
+    records.read_shards(file, split.compression)
     .enumerate()
     .map(
       lambda number, record: {
@@ -503,7 +501,8 @@ def _decode(
   )
   reasons = tf.where(
     clips["record"] == "",
-    "cannot be read: cut off, its checksum is wrong, or the shard is gone",
+    "cannot be read: cut off, its checksum is wrong, or the shard is gone or "
+    "does not answer",
     reasons,
   )
   unit = "record" if split.index is None else "the record at byte"

@@ -228,9 +228,7 @@ def _labels(split, num_classes):
 
   parallel = tf.data.AUTOTUNE
   return (
-    tf.data.TFRecordDataset(
-      split.files, split.compression, num_parallel_reads=parallel
-    )
+    records.read_shards(split.files, split.compression, parallel)
     .batch(256)
     .map(read, num_parallel_calls=parallel)
     .as_numpy_iterator()

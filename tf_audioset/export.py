@@ -61,8 +61,8 @@ def export(
   Args:
     tagger: A built `Tagger`, created outside of any strategy's scope.
     directory: Where; a SavedModel that is there is replaced. It appears when
-      it is whole, at once on a disk; in a bucket file by file, since there a
-      folder is renamed by copying.
+      it is whole, at once on a disk; in a bucket file by file, saved_model.pb
+      after the variables.
     classes: As many as the tagger has logits.
     min_samples: Shorter waveforms are padded to this, as in training.
     padding: How, see `data.pad`.
@@ -76,6 +76,7 @@ def export(
     ValueError: If `directory` holds anything but a SavedModel.
   """
   directory = directory.rstrip("/")
+  records.check_bucket(directory)
   _refuse_other_files(directory)
   module = tf.Module(name="tagger")
   # The variables alone: the tagger itself would bring its Keras layers along.
@@ -142,16 +143,20 @@ def export(
     module.files = [
       tf.saved_model.Asset(str(path)) for path in sorted(folder.iterdir())
     ]
-    # TF Serving looks for numbers only.
+    # TF Serving looks for numbers only. In a bucket nothing is gained: a folder
+    # is renamed by copying, and a request that fails meanwhile stops that.
     parent, name = os.path.split(directory)
     partial = os.path.join(parent, f".{name}.partial")
+    if "://" in directory:
+      partial = directory
     if tf.io.gfile.exists(partial):
       tf.io.gfile.rmtree(partial)
     tf.saved_model.save(module, partial, signatures=signatures)
   warmup.write(partial, _requests(min_samples, batch_shape))
-  if tf.io.gfile.exists(directory):
-    tf.io.gfile.rmtree(directory)
-  tf.io.gfile.rename(partial, directory)
+  if partial != directory:
+    if tf.io.gfile.exists(directory):
+      tf.io.gfile.rmtree(directory)
+    tf.io.gfile.rename(partial, directory)
 
 
 def _refuse_other_files(directory: str) -> None:
@@ -526,7 +531,8 @@ def _operations(function) -> set[str]:
 
 def versions(directory: str) -> list[int]:
   """The versions in a folder as TF Serving has it, in rising order."""
-  names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+  is_there = tf.io.gfile.exists(directory)
+  names = tf.io.gfile.listdir(directory) if is_there else []
   # A bucket's folders are listed with a slash.
   names = [name.rstrip("/") for name in names]
   return sorted(int(name) for name in names if name.isdigit())

@@ -140,11 +140,11 @@ def branches(path: str, classes: ClassList) -> dict[str, list[int]]:
   for audio events, 2017.
   """
   try:
-    with open(path, encoding="utf-8") as file:
+    with tf.io.gfile.GFile(path) as file:
       nodes = {node["id"]: node for node in json.load(file)}
     children = {mid: node["child_ids"] for mid, node in nodes.items()}
     names = {mid: node["name"] for mid, node in nodes.items()}
-  except (OSError, ValueError, KeyError, TypeError) as e:
+  except (tf.errors.OpError, ValueError, KeyError, TypeError) as e:
     raise ValueError(
       f"{path}: not an ontology, a list of id, name and child_ids: {e!r}."
     ) from e

@@ -109,6 +109,7 @@ def prepare(
     ValueError: If the folder holds records of another kind, or no clip can be
       read (the audit is written then).
   """
+  records.check_bucket(output_dir)
   known = _known_info(classes, output_dir, options)
   others = {
     name: records.ClipTable.read(os.path.join(output_dir, other.clips))

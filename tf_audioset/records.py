@@ -25,15 +25,17 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Sequence
+from concurrent import futures
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import script_ops
 
 from tf_audioset import audio as audio_lib
-from tf_audioset import flac
+from tf_audioset import flac, messages
 from tf_audioset import labels as labels_lib
 
 SAMPLE_RATE_HZ = 16000
@@ -46,9 +48,11 @@ _FORMAT_VERSION = 2
 # A TFRecord is its length (8 bytes), a checksum of that (4), the record, and a
 # checksum of it (4).
 _RECORD_OVERHEAD_BYTES = 16
-# Read at once from a bucket, where each request counts: most records fit (a
-# FLAC clip of 10 s is 215 kB). From a disk, without a buffer and its copy.
-_READ_BYTES = 1 << 18
+# Of shards that are read from their beginning: a bucket takes its time for each
+# request.
+_PIECE_BYTES = 1 << 22
+# Shards that are looked for at the same time.
+_PARALLEL_LOOKS = 32
 
 
 def serialize_example(
@@ -568,11 +572,6 @@ class Split:
     """
     return self.codec != "pcm16"
 
-  @property
-  def is_remote(self) -> bool:
-    """Whether the shards are in a bucket."""
-    return "://" in self.files[0]
-
   def digest(self) -> str:
     """SHA-256, hexadecimal, of what the clips are and where they are stored."""
     digest = hashlib.sha256(f"{self.num_clips} {self.ids_sha256}".encode())
@@ -654,15 +653,23 @@ class Split:
     }
 
 
-def read_record(
-  file: tf.Tensor, offset: tf.Tensor, *, is_remote: bool
-) -> tf.Tensor:
+def read_shards(
+  files: Sequence[str] | tf.Tensor,
+  compression: str,
+  num_parallel_reads: int | None = None,
+) -> tf.data.Dataset:
+  """All records of shards, from the beginning; as `TFRecordDataset`."""
+  return tf.data.TFRecordDataset(
+    files, compression, _PIECE_BYTES, num_parallel_reads
+  )
+
+
+def read_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
   """Reads one record of an uncompressed shard; to be used in `Dataset.map`.
 
   Args:
     file: string scalar.
     offset: int64 scalar, bytes before the record.
-    is_remote: Whether it is in a bucket, see `Split.is_remote`.
 
   Returns:
     The serialized record, string scalar; empty if it cannot be read, which
@@ -670,11 +677,12 @@ def read_record(
   """
   types = {"output_types": [tf.int64, tf.string], "output_shapes": [[], []]}
   zero = tf.constant(0, tf.int64)
-  # The op behind TFRecordDataset; only it can begin inside a file.
+  # The op behind TFRecordDataset; only it can begin inside a file. Without a
+  # buffer: from a disk it would be a copy, a bucket's client has its own.
   here = tf.raw_ops.TFRecordDatasetV2(
     filenames=file[tf.newaxis],
     compression_type="",
-    buffer_size=_READ_BYTES if is_remote else 0,
+    buffer_size=0,
     byte_offsets=offset[tf.newaxis],
   )
   # A shard that is gone is an error again and again, which would be ignored for
@@ -723,6 +731,27 @@ def write_file(path: str, content: bytes) -> None:
   with tf.io.gfile.GFile(temporary, "wb") as file:
     file.write(content)
   tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def check_bucket(path: str) -> None:
+  """Refuses a path in a bucket that is not there, which is to be written to.
+
+  TensorFlow would try for ever to make a folder in it.
+
+  Raises:
+    ValueError: If the bucket is missing or does not answer.
+  """
+  bucket = re.match(r"\w+://[^/]+", path)
+  if not bucket:
+    return
+  try:
+    is_there = tf.io.gfile.exists(bucket[0])
+  except tf.errors.PermissionDeniedError:
+    return  # Who may not ask about the bucket may still write to it.
+  except tf.errors.OpError as e:
+    raise ValueError(f"{bucket[0]}: {messages.first_line(str(e))}") from e
+  if not is_there:
+    raise ValueError(f"{path}: there is no bucket {bucket[0]}: make it first.")
 
 
 def read_dataset_info(data_dir: str) -> DatasetInfo | None:
@@ -784,12 +813,13 @@ def find_split(data_dir: str, split: str) -> Split:
     )
   shards = info.splits[split].shards
   files = [os.path.join(data_dir, shard["file"]) for shard in shards]
-  for file, shard in zip(files, shards):
-    if not tf.io.gfile.exists(file):
+  with futures.ThreadPoolExecutor(_PARALLEL_LOOKS) as pool:
+    sizes = list(pool.map(_num_bytes, files))
+  for file, shard, num_bytes in zip(files, shards, sizes):
+    if num_bytes is None:
       raise ValueError(
         f"{file}: this shard is listed in {INFO_FILE}, but missing."
       )
-    num_bytes = tf.io.gfile.stat(file).length
     if num_bytes != shard["num_bytes"]:
       raise ValueError(
         f"{file}: {num_bytes} bytes, where {INFO_FILE} says "
@@ -844,13 +874,20 @@ def _read_arrays(path: str, kind: type[Index | ClipTable]):
     ) from e
 
 
+def _num_bytes(path: str) -> int | None:
+  try:
+    return tf.io.gfile.stat(path).length
+  except tf.errors.NotFoundError:
+    return None
+
+
 def _index_by_reading(files: Sequence[str], compression: str) -> Index:
   """The index of shards that have none; what it says is not compressed."""
   builder = IndexBuilder()
   for file in files:
     builder.next_shard()
     number = 0
-    lengths = tf.data.TFRecordDataset(file, compression).map(tf.strings.length)
+    lengths = read_shards(file, compression).map(tf.strings.length)
     try:
       for length in lengths.as_numpy_iterator():
         builder.add(int(length))

@@ -111,6 +111,10 @@ class Report:
     else:
       print(line, flush=True)
 
+  def saved(self) -> None:
+    """A checkpoint is there: what led to it is not lost by a stop."""
+    self._train.flush()
+
   def validating(self, done: int, total: int) -> None:
     """Shows on a terminal how many clips of the validation are scored."""
     if self._is_chief and self._is_live:

@@ -141,6 +141,7 @@ def train(
       the loss is not finite, or checkpoints cannot be written.
     cli.Stopped: On SIGTERM, after saving.
   """
+  records.check_bucket(workdir)
   if exported not in ("last", "best"):
     raise ValueError(f"train.exported is {exported!r}: allowed are last, best.")
   for name, value in (
@@ -360,6 +361,7 @@ def train(
       if not steps.is_finite():
         raise not_finite("what the update made of the model is", step - 1)
       newest.save(step)
+      report.saved()
       stop.saved(step)
     if is_stopping:
       raise stop.stopped()
@@ -619,7 +621,7 @@ def read_run(workdir: str) -> tuple[labels.ClassList, str]:
       run = json.load(file)
     with tf.io.gfile.GFile(os.path.join(workdir, "config.gin")) as file:
       gin_text = file.read()
-  except (ValueError, tf.errors.OpError) as e:
+  except (ValueError, tf.errors.NotFoundError) as e:
     raise ValueError(
       f"{workdir}: no work directory of a training run, which would hold "
       "run.json and config.gin."

@@ -188,12 +188,16 @@ def _make_folders(output_dir) -> None:
   """All that will be written to."""
   import tensorflow as tf
 
+  from tf_audioset import records
+
+  records.check_bucket(output_dir)
   tf.io.gfile.makedirs(output_dir)
   for flag in ("report", "scores_out"):
     file = FLAGS[flag].value
     if file and tf.io.gfile.isdir(file):
       raise ValueError(f"--{flag}={file}: a folder; give a file in it.")
     if file:
+      records.check_bucket(file)
       tf.io.gfile.makedirs(os.path.dirname(file) or ".")
 
 

@@ -8,6 +8,8 @@ Needs matplotlib (pip install 'tf_audioset[plot]').
 
 from __future__ import annotations
 
+import io
+import os
 import pathlib
 import sys
 
@@ -28,9 +30,11 @@ def main(workdirs: list[str]) -> None:
   matplotlib.use("Agg")
   from matplotlib import pyplot
 
+  from tf_audioset import records
+
   figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
   for workdir in workdirs:
-    name = pathlib.Path(workdir).resolve().name
+    name = os.path.basename(os.path.abspath(workdir))
     axes[0].plot(*_curve(workdir, "train", "loss"), label=name)
     steps, values = _curve(workdir, "validation", "mAP")
     axes[1].plot(steps, values, label=f"{name}, last {values[-1]:.3f}")
@@ -41,7 +45,10 @@ def main(workdirs: list[str]) -> None:
   for ax in axes:
     ax.grid(alpha=0.3)
     ax.legend()
-  figure.savefig(FLAGS.output, dpi=100)
+  picture = io.BytesIO()
+  kind = os.path.splitext(FLAGS.output)[1][1:]
+  figure.savefig(picture, format=kind or "png", dpi=100)
+  records.write_file(FLAGS.output, picture.getvalue())
   print(f"wrote {FLAGS.output}")
 
 
@@ -50,9 +57,9 @@ def _curve(workdir: str, writer: str, tag: str):
   import tensorflow as tf
 
   points = {}
-  folder = pathlib.Path(workdir, "summaries", writer)
-  for path in sorted(folder.glob("events.*")):
-    for record in tf.data.TFRecordDataset(str(path)):
+  pattern = os.path.join(workdir, "summaries", writer, "events.*")
+  for path in sorted(tf.io.gfile.glob(pattern)):
+    for record in tf.data.TFRecordDataset(path):
       event = tf.compat.v1.Event.FromString(record.numpy())
       for value in event.summary.value:
         if value.tag == tag:

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What TensorFlow says of an error in many lines, in one."""
+
+from __future__ import annotations
+
+import re
+
+
+def first_line(message: str) -> str:
+  """The line that tells, without a graph's nodes or gin's call stack."""
+  # TensorFlow's client for buckets gives the answer's body, which has many.
+  status = re.search(r"an HTTP request: HTTP response code (\d+)", message)
+  if status:
+    place = re.search(r"gs://\S+", message)
+    reason = re.search(r'"message": "(.*?)"', message)
+    tries = re.search(r"All (\d+) retry attempts", message)
+    return (
+      (f"{place[0]}: " if place else "")
+      + f"the bucket answers {status[1]}"
+      + (f" ({reason[1]})" if reason else "")
+      + (f", also after {tries[1]} more tries" if tries else "")
+    )
+  # TensorFlow puts the place before the reason, indented or under a heading.
+  headings = ("Graph execution error", "Detected at node", "<stack traces")
+  for line in message.splitlines():
+    if line.strip() and line[0] not in " \t" and not line.startswith(headings):
+      names = r"^(\{\{.*?\}\} *)*(ValueError: )?| *\[Op:\w+\]$"
+      line = re.sub(names, "", line.strip())
+      return re.sub(r"^assertion failed: \[(.*)\]( \[.*)?$", r"\1", line)
+  return message.strip() or "unknown"
