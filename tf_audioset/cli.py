@@ -74,6 +74,8 @@ def run(
   except Stopped as e:
     print(f"\n{prog}: {e}", file=sys.stderr)
     _exit_now(_STOPPED)
+  except BrokenPipeError:
+    os._exit(_ERROR)  # What reads the output, such as head, has seen enough.
   except Exception as e:
     if FLAGS.debug or not _has_a_message(e):
       traceback.print_exc()

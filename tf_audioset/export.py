@@ -34,6 +34,7 @@ import tempfile
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_audioset import data, labels, records, warmup
 
@@ -120,11 +121,11 @@ def export(
 
   one_graph = score.get_concrete_function()
   signatures = {
-    "serving_default": score,
-    "batched": score_batch,
-    "wav": _wav_function(one_graph),
-    "timeline": _timeline_function(one_graph),
-    "classes": describe,
+    "serving_default": one_graph,
+    "batched": score_batch.get_concrete_function(),
+    "wav": _wav_function(one_graph).get_concrete_function(),
+    "timeline": _timeline_function(one_graph).get_concrete_function(),
+    "classes": describe.get_concrete_function(),
   }
   module.functions = list(signatures.values())
   with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +152,9 @@ def export(
       partial = directory
     if tf.io.gfile.exists(partial):
       tf.io.gfile.rmtree(partial)
-    tf.saved_model.save(module, partial, signatures=signatures)
+    # Gradients would double the functions, and the memory that loading takes.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, partial, signatures, options)
   warmup.write(partial, _requests(min_samples, batch_shape))
   if partial != directory:
     if tf.io.gfile.exists(directory):
@@ -389,7 +392,7 @@ class ExportedTagger:
     directory = _newest_version(directory)
     self.directory = directory
     # Kept, because its variables live as long as this does.
-    self._module = tf.saved_model.load(directory)
+    self._module = _load(directory)
     signatures = self._module.signatures
     if not {"serving_default", "classes"} <= set(signatures):
       raise ValueError(
@@ -536,6 +539,16 @@ def versions(directory: str) -> list[int]:
   # A bucket's folders are listed with a slash.
   names = [name.rstrip("/") for name in names]
   return sorted(int(name) for name in names if name.isdigit())
+
+
+def _load(directory: str):
+  """A SavedModel, without warnings that it cannot be trained."""
+  level = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    return tf.saved_model.load(directory)
+  finally:
+    logging.set_verbosity(level)
 
 
 def _newest_version(directory: str) -> str:

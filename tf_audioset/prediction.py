@@ -18,7 +18,7 @@ from tf_audioset import audio, export
 
 _GROUP_SECONDS = 320.0
 _DECODED_AHEAD = 32
-_PART_SECONDS = 20.0
+_PART_SECONDS = 10.0
 
 
 @dataclasses.dataclass
@@ -134,7 +134,7 @@ def score_windows(
     hop_seconds: From the beginning of one to that of the next.
 
   Yields:
-    The parts, of about a minute each.
+    The parts, of about ten seconds each.
 
   Raises:
     audio.AudioError: As `audio.read_audio` does; parts may be out by then.
