@@ -36,6 +36,7 @@ from tf_audioset import audio, audit, cli, clip_lists, labels, records
 # Few clips make few shards, but enough for some processes to share.
 _MIN_SHARDS = 16
 _MIN_SHARD_CLIPS = 32
+_REMOVE_ATTEMPTS = 5
 # Requests to a bucket that wait at the same time.
 _NUM_THREADS = 32
 
@@ -144,14 +145,14 @@ def prepare(
   of_split = audit.of_rows(rows, classes, options.drop)
   if not of_split["written"]:
     audit.write(output_dir, split, of_split)
-    tf.io.gfile.rmtree(parts)
+    _remove(parts)
     raise ValueError(
       f"none of the {len(clips)} clips can be written; see "
       f"{os.path.join(output_dir, audit.TEXT_FILE)}."
     )
   _publish(classes, output_dir, split, options, shards, accounts)
   audit.write(output_dir, split, of_split)
-  tf.io.gfile.rmtree(parts)
+  _remove(parts)
   return of_split
 
 
@@ -509,6 +510,22 @@ def _publish(classes, output_dir, split, options, shards, accounts) -> None:
 def _parallel(function, items) -> list:
   with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
     return list(pool.map(function, items))
+
+
+def _remove(folder: str) -> None:
+  """Deletes a folder, in a bucket too.
+
+  There a file that is deleted although the answer is lost is deleted again and
+  then not found, which is an error.
+  """
+  for attempt in range(_REMOVE_ATTEMPTS):
+    try:
+      tf.io.gfile.rmtree(folder)
+    except tf.errors.OpError:
+      if attempt == _REMOVE_ATTEMPTS - 1:
+        raise
+    if not tf.io.gfile.exists(folder):
+      return
 
 
 def _source(path: str) -> list[int] | None:
