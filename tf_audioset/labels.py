@@ -144,7 +144,9 @@ def branches(path: str, classes: ClassList) -> dict[str, list[int]]:
       nodes = {node["id"]: node for node in json.load(file)}
     children = {mid: node["child_ids"] for mid, node in nodes.items()}
     names = {mid: node["name"] for mid, node in nodes.items()}
-  except (tf.errors.OpError, ValueError, KeyError, TypeError) as e:
+  except tf.errors.OpError as e:
+    raise ValueError(f"{path}: cannot be read: {e.message}") from e
+  except (ValueError, KeyError, TypeError) as e:
     raise ValueError(
       f"{path}: not an ontology, a list of id, name and child_ids: {e!r}."
     ) from e
