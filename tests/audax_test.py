@@ -18,7 +18,7 @@ from tf_audioset import (
   labels,
   pretrained,
   tagger,
-  train,  # noqa: F401  Registers with gin all that the files bind.
+  training,  # noqa: F401  Registers with gin all that the files bind.
 )
 
 _FILES = {"resnet18": "ResNet18", "efficientnet_b0": "efficientnet_b0"}

@@ -27,7 +27,7 @@ from tf_audioset import (
   distribution,
   evaluation,
   reporting,
-  train,
+  training,
 )
 
 # 12 epochs of 3 steps; a loop is 2 steps and then 1.
@@ -40,7 +40,7 @@ _BINDINGS = (
 
 def _train(folder: pathlib.Path, workdir: pathlib.Path) -> None:
   config.load(["gin/quickstart.gin"], _BINDINGS)
-  train.train(
+  training.train(
     distribution.strategy(None), str(folder / "records"), str(workdir)
   )
 

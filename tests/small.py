@@ -37,5 +37,4 @@ class SmallBackbone(toy.MeanBackbone):
 
 
 if __name__ == "__main__":
-  train.define_flags()
   cli.run(train.main, prog="train", required=["data_dir", "workdir"])

@@ -22,7 +22,7 @@ from tf_audioset import (
   distribution,
   export,
   records,
-  train,
+  training,
 )
 
 _SMALL = (
@@ -178,7 +178,7 @@ def test_a_run_is_not_continued_as_another(trained, binding, message):
   before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
   config.load(["gin/quickstart.gin"], [*_SMALL, binding])
   with pytest.raises(ValueError, match=message):
-    train.train(
+    training.train(
       distribution.strategy(None), str(trained[0] / "records"), str(run)
     )
   assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
@@ -193,7 +193,7 @@ def test_other_classes_are_refused_and_other_parameters_shown(
 
   def start(*bindings):
     config.load(["gin/quickstart.gin"], [*_SMALL, *bindings])
-    train.train(
+    training.train(
       distribution.strategy(None), str(folder / "records"), str(folder / "run")
     )
 
@@ -337,7 +337,7 @@ def test_a_work_directory_is_needed_to_export(trained, tmp_path):
   assert [row["name"] for row in run.pop("classes")] == list(toy.NAMES)
   (tmp_path / "run.json").write_text(json.dumps(run))
   with pytest.raises(ValueError, match="older version: give the training"):
-    train.read_run(str(tmp_path))
+    training.read_run(str(tmp_path))
 
 
 def test_another_models_checkpoint_is_not_exported(trained, tmp_path):
@@ -422,7 +422,7 @@ def test_a_mistake_in_the_configuration_is_refused(
   folder, _ = trained
   with pytest.raises(ValueError, match=message) as error:
     config.load(["gin/quickstart.gin"], [*_SMALL, binding])
-    train.train(
+    training.train(
       distribution.strategy(None),
       str(folder / "records"),
       str(tmp_path / "run"),
@@ -509,7 +509,7 @@ def test_training_starts_from_a_checkpoint(trained, tmp_path, capsys):
       f"train.initial_checkpoint = '{folder / 'run' / 'checkpoints'}'",
     ],
   )
-  train.train(
+  training.train(
     distribution.strategy(None),
     str(folder / "records"),
     str(tmp_path / "run"),
@@ -590,7 +590,7 @@ def test_fine_tuning_needs_weights_that_fit(trained, tmp_path):
   ):
     config.load([str(run / "config.gin"), "gin/finetune.gin"], bindings)
     with pytest.raises(ValueError, match=message):
-      train.train(
+      training.train(
         distribution.strategy(None),
         str(trained[0] / "records"),
         str(tmp_path / "run"),
@@ -645,7 +645,7 @@ def test_tflite_models_are_written_and_compared(trained, tmp_path):
 def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):
   config.load(["gin/quickstart.gin"], [*_SMALL, "train.global_batch_size = 9"])
   with pytest.raises(ValueError, match="9, does not divide by the 2 repl"):
-    train.train(
+    training.train(
       toy.two_replicas(),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
@@ -659,7 +659,7 @@ def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
     [*_SMALL, "train.base_learning_rate = 1e30", "train.checkpoint_steps = 1"],
   )
   with pytest.raises(ValueError) as error:
-    train.train(
+    training.train(
       distribution.strategy(None),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
@@ -699,7 +699,7 @@ def test_weights_that_are_not_finite_are_not_saved(trained, tmp_path):
     match="made of the model is not finite in step 0, .* checkpoint is none; "
     "clips of the step: train",
   ):
-    train.train(
+    training.train(
       distribution.strategy(None),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
@@ -717,7 +717,9 @@ def test_a_tpu_of_other_machines_needs_buckets(trained, tmp_path, monkeypatch):
     ("gs://bucket/records", f"--workdir={tmp_path}/run: the hosts"),
   ):
     with pytest.raises(ValueError, match=message):
-      train.train(distribution.strategy(None), data_dir, str(tmp_path / "run"))
+      training.train(
+        distribution.strategy(None), data_dir, str(tmp_path / "run")
+      )
 
 
 def test_a_tpu_of_other_machines_needs_pcm16(trained, tmp_path, monkeypatch):
@@ -727,7 +729,7 @@ def test_a_tpu_of_other_machines_needs_pcm16(trained, tmp_path, monkeypatch):
   config.load(["gin/quickstart.gin"], _SMALL)
   strategy = distribution.strategy(None)
   with pytest.raises(ValueError, match="gs://b/r: FLAC .*--codec=pcm16"):
-    train.train(strategy, "gs://b/r", "gs://b/run")
+    training.train(strategy, "gs://b/r", "gs://b/run")
 
 
 def test_a_profile_of_some_steps(trained, tmp_path):
@@ -756,7 +758,7 @@ def test_every_experiment_takes_a_step(tmp_path, gin_file):
       "Pipeline.crop_seconds = 0.5",
     ],
   )
-  train.train(
+  training.train(
     distribution.strategy(None),
     str(tmp_path / "records"),
     str(tmp_path / "run"),

@@ -12,7 +12,7 @@ import inspect
 import gin
 import tensorflow as tf
 
-from tf_audioset import train
+from tf_audioset import training
 
 
 def loop_hlo(
@@ -32,11 +32,11 @@ def loop_hlo(
     HLO as text.
   """
   bindings = gin.get_bindings("train")
-  known = inspect.signature(train.build).parameters
+  known = inspect.signature(training.build).parameters
   # `train` leaves the policy behind that the experiment asks for.
   policy = tf.keras.mixed_precision.global_policy()
   try:
-    steps, _, _ = train.build(
+    steps, _, _ = training.build(
       tf.distribute.OneDeviceStrategy("/cpu:0"),
       num_classes=num_classes,
       steps_per_epoch=100,

@@ -58,9 +58,9 @@ def main() -> None:
   import gin
   import tensorflow as tf
 
-  from tf_audioset import config, export, train
+  from tf_audioset import config, export, training
 
-  classes, gin_text = train.read_run(FLAGS.workdir)
+  classes, gin_text = training.read_run(FLAGS.workdir)
   checkpoint = _find_checkpoint()
   folder = FLAGS.output_dir or os.path.join(FLAGS.workdir, "saved_model")
   taken = export.versions(folder)
@@ -73,7 +73,7 @@ def main() -> None:
   config.load([], [gin_text])
   run = gin.get_bindings("train")
   tf.keras.mixed_precision.set_global_policy(run["precision"])
-  train.export_checkpoint(
+  training.export_checkpoint(
     checkpoint,
     directory,
     workdir=FLAGS.workdir,
@@ -85,7 +85,7 @@ def main() -> None:
   print(f"exported {checkpoint} to {directory}")
   if FLAGS.tflite:
     tf.keras.mixed_precision.set_global_policy("float32")
-    tagger = train.restored_tagger(
+    tagger = training.restored_tagger(
       checkpoint, run["model"], len(classes), run["pipeline"]
     )
     _write_tflite(tagger, run["pipeline"], directory)

@@ -53,7 +53,7 @@ def main() -> None:
     export,
     labels,
     tagger,
-    train,  # noqa: F401  Registers with gin all that the files bind.
+    training,  # noqa: F401  Registers with gin all that the files bind.
   )
 
   arrays = audax.read_checkpoint(FLAGS.checkpoint)

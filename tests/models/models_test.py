@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_audioset import (
   config,
-  train,  # noqa: F401  Registers with gin all that the files bind.
+  training,  # noqa: F401  Registers with gin all that the files bind.
 )
 from tf_audioset.models import convnext, efficientnet, resnet
 
