@@ -76,6 +76,7 @@ def test_the_log_and_the_work_directory_are_complete(trained):
     "gradient_norm",
     "clips_per_second",
     "input_wait_share",
+    "bad_records",
     "augmented",
     "mAP",
     "mAUC",
@@ -726,6 +727,7 @@ def test_a_tpu_of_other_machines_needs_pcm16(trained, tmp_path, monkeypatch):
   monkeypatch.setattr(distribution, "is_remote", lambda _: True)
   split = records.find_split(str(trained[0] / "records"), "train")
   monkeypatch.setattr(records, "find_split", lambda *_: split)
+  monkeypatch.setattr(records, "check_bucket", lambda _: None)
   config.load(["gin/quickstart.gin"], _SMALL)
   strategy = distribution.strategy(None)
   with pytest.raises(ValueError, match="gs://b/r: FLAC .*--codec=pcm16"):

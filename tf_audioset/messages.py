@@ -9,15 +9,21 @@ import re
 def first_line(message: str) -> str:
   """The line that tells, without a graph's nodes or gin's call stack."""
   # TensorFlow's client for buckets gives the answer's body, which has many.
-  status = re.search(r"an HTTP request: HTTP response code (\d+)", message)
-  if status:
-    place = re.search(r"gs://\S+", message)
+  failure = re.search(
+    r"an HTTP request: (?:HTTP response code (\d+)|libcurl code \d+ meaning "
+    r"'(.*?)')",
+    message,
+  )
+  if failure:
+    place = re.search(r"gs://[^\s:]+", message)
     reason = re.search(r'"message": "(.*?)"', message)
+    reason = reason[1] if reason else failure[2]
     tries = re.search(r"All (\d+) retry attempts", message)
+    answer = f"answers {failure[1]}" if failure[1] else "does not answer"
     return (
       (f"{place[0]}: " if place else "")
-      + f"the bucket answers {status[1]}"
-      + (f" ({reason[1]})" if reason else "")
+      + f"the bucket {answer}"
+      + (f" ({reason})" if reason else "")
       + (f", also after {tries[1]} more tries" if tries else "")
     )
   # TensorFlow puts the place before the reason, indented or under a heading.
