@@ -164,7 +164,7 @@ def test_gin_files_class_lists_and_ontologies_are_read(storage):
     storage,
     """
 import gin
-from tf_audioset import config, labels, train
+from tf_audioset import config, labels, training
 config.load(["gs://bucket/run/config.gin"])
 assert gin.query_parameter("train.seed") == 3
 assert gin.query_parameter("train.steps_per_loop") == 50

@@ -10,7 +10,7 @@ import gin
 import tensorflow as tf
 
 from tests import toy
-from tf_audioset import cli, train
+from tf_audioset import cli
 
 # 3 steps an epoch of `toy.write_dataset`.
 BINDINGS = (
@@ -37,4 +37,6 @@ class SmallBackbone(toy.MeanBackbone):
 
 
 if __name__ == "__main__":
+  from tf_audioset import train  # It defines flags.
+
   cli.run(train.main, prog="train", required=["data_dir", "workdir"])
