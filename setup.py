@@ -51,6 +51,18 @@ setup(
     "av": ["av>=15"],  # m4a, mp4 and webm.
     # Earlier ones ask for other versions of grpcio and protobuf.
     "beam": ["apache-beam>=2.77; python_version >= '3.10'"],
+    # For tools/benchmark.py --peers; best in an environment of their own.
+    "peers": [
+      "flax",
+      "jax",
+      "librosa",
+      "onnxruntime",
+      "onnxscript",
+      "optax",
+      "timm",
+      "torch",
+      "torchaudio",
+    ],
     "plot": ["matplotlib>=3.5"],
     "serving": ["tensorflow-serving-api>=2.15,<2.16"],  # As TensorFlow.
     "test": [

@@ -118,8 +118,13 @@ class Tagger(tf.keras.Model):
     Returns:
       float32 features [batch, num_frames, num_bands] and targets.
     """
+    return self.augment(self.frontend(to_float(waveform)), targets, seed)
+
+  def augment(
+    self, features: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """`augmented`, from features; SpecAugment, then Mixup."""
     mask_seed, mix_seed = randomness.split(seed, 2)
-    features = self.frontend(to_float(waveform))
     if self._spec_augment is not None:
       features = self._spec_augment(features, mask_seed)
     if self._mixup is not None:
