@@ -48,19 +48,25 @@ def score_files(
   Yields:
     In the order of the files a `Clip`, or why there is none.
   """
-  group, seconds = [], 0.0
-  for file, decoded in _decode(files, tagger.sample_rate_hz):
-    group.append((file, decoded))
-    if isinstance(decoded, np.ndarray):
-      seconds += len(decoded) / tagger.sample_rate_hz
-    if len(group) == group_clips or seconds > _GROUP_SECONDS:
-      yield from _score_group(tagger, group)
-      group, seconds = [], 0.0
-  yield from _score_group(tagger, group)
+  yield from score_decoded(
+    tagger,
+    decode_files(files, tagger.sample_rate_hz),
+    group_clips=group_clips,
+  )
 
 
-def _decode(files, sample_rate_hz):
-  """(file, waveform or AudioError) in order, decoded ahead by threads."""
+def decode_files(
+  files: Iterable[str], sample_rate_hz: int
+) -> Iterator[tuple[str, np.ndarray | audio.AudioError]]:
+  """Reads files, ahead of their being asked for.
+
+  Args:
+    files: Paths.
+    sample_rate_hz: Wanted rate.
+
+  Yields:
+    In the order of the files: path, and float32 [num_samples] or why not.
+  """
 
   def decode(file):
     try:
@@ -88,6 +94,24 @@ def _decode(files, sample_rate_hz):
         yield waiting.popleft().result()
     while waiting:
       yield waiting.popleft().result()
+
+
+def score_decoded(
+  tagger: export.ExportedTagger,
+  decoded_files: Iterable[tuple[str, np.ndarray | audio.AudioError]],
+  *,
+  group_clips: int = 32,
+) -> Iterator[Clip | audio.AudioError]:
+  """`score_files` of what `decode_files` gives."""
+  group, seconds = [], 0.0
+  for file, decoded in decoded_files:
+    group.append((file, decoded))
+    if isinstance(decoded, np.ndarray):
+      seconds += len(decoded) / tagger.sample_rate_hz
+    if len(group) == group_clips or seconds > _GROUP_SECONDS:
+      yield from _score_group(tagger, group)
+      group, seconds = [], 0.0
+  yield from _score_group(tagger, group)
 
 
 def _score_group(tagger, group):
