@@ -18,6 +18,8 @@ from tf_audioset import audio, export
 
 _GROUP_SECONDS = 320.0
 _DECODED_AHEAD = 32
+# A clip alone, of its own length, does not keep all cores at work.
+_SCORED_AT_ONCE = 2
 _PART_SECONDS = 10.0
 
 
@@ -38,6 +40,8 @@ def score_files(
   group_clips: int = 32,
 ) -> Iterator[Clip | audio.AudioError]:
   """Scores files whole; files of one length are scored together.
+
+  Those that the model pads have one length then.
 
   Args:
     tagger: The model, or a `serving.ServedTagger`.
@@ -115,14 +119,19 @@ def score_decoded(
 
 
 def _score_group(tagger, group):
-  by_length = collections.defaultdict(list)
+  by_length = collections.defaultdict(dict)
   for i, (_, decoded) in enumerate(group):
     if isinstance(decoded, np.ndarray):
-      by_length[len(decoded)].append(i)
+      padded = tagger.pad(decoded)
+      by_length[len(padded)][i] = padded
+
+  def score(members):
+    return zip(members, zip(*tagger.score(np.stack([*members.values()]))))
+
   results = {}
-  for members in by_length.values():
-    scored = tagger.score(np.stack([group[i][1] for i in members]))
-    results.update(zip(members, zip(*scored)))
+  with concurrent.futures.ThreadPoolExecutor(_SCORED_AT_ONCE) as pool:
+    for scored in pool.map(score, by_length.values()):
+      results.update(scored)
   for i, (file, decoded) in enumerate(group):
     if i in results:
       yield Clip(file, len(decoded) / tagger.sample_rate_hz, *results[i])
