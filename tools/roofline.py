@@ -33,8 +33,19 @@ flags.DEFINE_integer("num_classes", 527, "Width of the targets.", lower_bound=1)
 flags.DEFINE_float(
   "hbm_tb_per_s", 7.2, "Memory bandwidth of all 8 cores.", lower_bound=0.001
 )
+flags.DEFINE_float(
+  "efficiency",
+  0.72,
+  "Share of the bound that is reached; by default what ResNet-50 was published "
+  "to reach, see docs/performance.md.",
+  lower_bound=0.0,
+  upper_bound=1.0,
+)
 flags.DEFINE_integer("top", 0, "Also show so many kernels, the slowest first.")
 flags.DEFINE_bool("json", False, "Print JSON.")
+flags.DEFINE_bool(
+  "resnet50", False, "ResNet-50 on images, whose rate others have published."
+)
 
 _NUM_CORES = 8
 _MATRIX_FLOPS = 420e12 / _NUM_CORES
@@ -155,7 +166,7 @@ def padded_matmul_flops(m: float, k: float, n: float) -> float:
   return min(held(m, n), held(n, m))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _num_bytes(node: Node) -> float:
   return sum(_BYTES[kind] * padded_elements(dims) for kind, dims in node.shapes)
 
@@ -214,9 +225,7 @@ def parse(hlo: str) -> tuple[list[Node], Node]:
     elif op == "constant":
       attributes = inside
     if "batch-norm" in op:
-      statistics = add(
-        "batch-norm statistics", shapes[1:], operands, op, scope
-      )
+      statistics = add("batch-norm statistics", shapes[1:], operands, op, scope)
       by_name[name] = add(
         op, shapes[:1], [*operands, statistics], attributes, scope
       )
@@ -247,7 +256,7 @@ def _window(attributes: str) -> tuple[float, float]:
   return product("size"), product("lhs_dilate")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _matrix_work(node: Node) -> tuple[float, float]:
   """Multiplications and additions, as they are and of filled-up tiles."""
   (_, left), (_, right) = (x.shapes[0] for x in node.operands)
@@ -278,13 +287,15 @@ def _matrix_work(node: Node) -> tuple[float, float]:
   return 2.0 * m * k * n, padded_matmul_flops(m, k, n)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _vector_work(node: Node) -> float:
   """Operations of the vector unit on all elements, the padded included."""
   if node.op in _FREE or node.op in _MATRIX:
     return 0.0
   sizes = [padded_elements(dims) for _, dims in node.shapes]
-  inputs = [padded_elements(dims) for x in node.operands for _, dims in x.shapes]
+  inputs = [
+    padded_elements(dims) for x in node.operands for _, dims in x.shapes
+  ]
   if node.op == "depthwise convolution":
     positions, dilation = _window(node.attributes)
     if "batch_group_count" in node.attributes:  # The gradient of the filter.
@@ -469,19 +480,15 @@ def analyse(hlo: str, hbm_tb_per_s: float = 7.2) -> dict:
   return {
     "kinds": {kind: summed(chosen) for kind, chosen in by_kind.items()},
     "total": summed(made),
-    "front_end_seconds": summed(
-      [x for x in made if "/log_" in x.node.scope]
-    )["seconds"],
+    "front_end_seconds": summed([x for x in made if "/log_" in x.node.scope])[
+      "seconds"
+    ],
     "kernels": made,
   }
 
 
-def main() -> None:
-  if FLAGS.batch_size % _NUM_CORES:
-    raise ValueError(
-      f"--batch_size={FLAGS.batch_size}: the {_NUM_CORES} cores have equal "
-      f"shares; give a multiple of {_NUM_CORES}."
-    )
+def _experiment_hlo(clips_a_core: int) -> tuple[str, int]:
+  """HLO of the step, and the bytes of a clip that the host sends."""
   import gin
 
   from tf_audioset import compilation, config
@@ -492,17 +499,109 @@ def main() -> None:
       *FLAGS.gin_bindings,
       "LogMel.engine = 'matmul'",
       "train.precision = 'mixed_bfloat16'",
-      f"train.global_batch_size = {FLAGS.batch_size // _NUM_CORES}",
+      f"train.global_batch_size = {clips_a_core}",
     ],
   )
+  samples = gin.get_bindings("train")["pipeline"].crop_samples
   hlo = compilation.loop_hlo(
     num_classes=FLAGS.num_classes, num_steps=1, stage="hlo"
   )
+  return hlo, samples * 2 + FLAGS.num_classes * 4
+
+
+def _resnet50_hlo(images_a_core: int) -> tuple[str, int]:
+  """The same of ResNet-50 with images of 224 x 224 and 1000 classes."""
+  import tensorflow as tf
+
+  from tf_audioset.models import resnet
+
+  tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+  backbone = resnet.ResNet(depth=50)
+  head = tf.keras.layers.Dense(1000, dtype=tf.float32)
+  optimizer = tf.keras.optimizers.SGD(0.1, momentum=0.9, jit_compile=False)
+
+  def loss(images, labels):
+    logits = head(backbone(images, training=True))
+    return tf.reduce_mean(
+      tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    )
+
+  loss(tf.zeros([1, 224, 224, 3]), tf.zeros([1], tf.int32))
+  weights = backbone.trainable_variables + head.trainable_variables
+  optimizer.build(weights)
+
+  @tf.function(jit_compile=True)
+  def step(images, labels):
+    with tf.GradientTape() as tape:
+      value = loss(tf.cast(images, tf.float32) / 255.0, labels)
+    optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+    return value
+
+  hlo = step.experimental_get_compiler_ir(
+    tf.TensorSpec([images_a_core, 224, 224, 3], tf.uint8),
+    tf.TensorSpec([images_a_core], tf.int32),
+  )(stage="hlo")
+  return hlo, 224 * 224 * 3 + 4
+
+
+def main() -> None:
+  if bool(FLAGS.gin_file) == FLAGS.resnet50:
+    raise ValueError("one of --gin_file and --resnet50 is required.")
+  if FLAGS.batch_size % _NUM_CORES:
+    raise ValueError(
+      f"--batch_size={FLAGS.batch_size}: the {_NUM_CORES} cores have equal "
+      f"shares; give a multiple of {_NUM_CORES}."
+    )
+  make_hlo = _resnet50_hlo if FLAGS.resnet50 else _experiment_hlo
+  hlo, example_bytes = make_hlo(FLAGS.batch_size // _NUM_CORES)
   counts = analyse(hlo, FLAGS.hbm_tb_per_s)
   slowest = counts.pop("kernels")[: FLAGS.top]
-  samples = gin.query_parameter("train.pipeline")
-  print(json.dumps(counts, indent=2))
+  total = counts["total"]
+  infeed_bytes = example_bytes * FLAGS.batch_size
+  counts |= {
+    "infeed_bytes": infeed_bytes,
+    "infeed_seconds": infeed_bytes / _INFEED_BYTES_PER_S,
+    "padding_share": 1 - total["matrix_flops"] / total["padded_flops"],
+  }
+  seconds = max(total["seconds"], counts["infeed_seconds"])
+  counts["samples_per_s"] = FLAGS.batch_size / seconds
+  counts["efficiency"] = FLAGS.efficiency
+  counts["expected_samples_per_s"] = FLAGS.efficiency * counts["samples_per_s"]
+  if FLAGS.json:
+    print(json.dumps(counts, indent=2))
+    return
+  print(f"a core's share of {FLAGS.batch_size}: G operations, GB, ms")
+  print(
+    f"{'':22}{'kernels':>8}{'matrix':>9}{'padded':>9}{'vector':>9}{'HBM':>9}"
+    f"{'time':>9}"
+  )
+  kinds = sorted(counts["kinds"].items(), key=lambda x: -x[1]["seconds"])
+  for kind, of_kind in [*kinds, ("all", total)]:
+    numbers = (
+      of_kind["matrix_flops"] / 1e9,
+      of_kind["padded_flops"] / 1e9,
+      of_kind["vector_flops"] / 1e9,
+      of_kind["bytes"] / 1e9,
+      of_kind["seconds"] * 1e3,
+    )
+    print(
+      f"{kind:22}{of_kind['kernels']:8}" + "".join(f"{x:9.2f}" for x in numbers)
+    )
+  print(
+    f"front end: {counts['front_end_seconds'] * 1e3:.1f} ms\n"
+    f"padding: {counts['padding_share']:.0%} of the matrix unit's work\n"
+    f"infeed: {infeed_bytes / 1e6:.0f} MB a step, "
+    f"{counts['infeed_seconds'] * 1e3:.1f} ms beside it\n"
+    f"bound: {counts['samples_per_s']:,.0f} samples/s; at "
+    f"{FLAGS.efficiency:.0%} of it {counts['expected_samples_per_s']:,.0f}"
+  )
+  for kernel in slowest:
+    dtype, dims = kernel.node.shapes[0]
+    print(
+      f"{kernel.seconds(FLAGS.hbm_tb_per_s * 1e12 / _NUM_CORES) * 1e3:6.2f} ms "
+      f"{kernel.kind} {dtype}{list(dims)} {kernel.node.scope}"
+    )
 
 
 if __name__ == "__main__":
-  cli.run(main, prog="roofline", required=["gin_file"])
+  cli.run(main, prog="roofline")
