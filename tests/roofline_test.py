@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests import command
-from tools import roofline
+from tools import tpu_model
 
 # Of these no dimension needs padding: batch on lanes, channels on rows.
 _SHAPE = [128, 8, 8, 64]
@@ -19,7 +19,7 @@ def _analyse(function, *arguments):
   compiled = tf.function(function, jit_compile=True)
   specs = [tf.TensorSpec(shape, dtype) for shape, dtype in arguments]
   ir = compiled.experimental_get_compiler_ir(*specs)
-  return roofline.analyse(ir(stage="hlo"))
+  return tpu_model.analyse(ir(stage="hlo"))
 
 
 def _gradient(function, which):
@@ -247,13 +247,13 @@ def test_what_several_read_is_written_if_that_is_quicker(num_ops, is_written):
   ],
 )
 def test_elements_in_memory(shape, elements):
-  assert roofline.padded_elements(shape) == elements
+  assert tpu_model.padded_elements(shape) == elements
 
 
 def test_fewer_rows_than_a_tile_takes_to_load_gain_nothing():
-  assert roofline.padded_matmul_flops(1, 128, 128) == 2 * 128**3
-  assert roofline.padded_matmul_flops(129, 128, 128) == 2 * 128 * 128 * 136
-  assert roofline.padded_matmul_flops(129, 129, 1) == 2 * 128 * 256 * 136 - (
+  assert tpu_model.padded_matmul_flops(1, 128, 128) == 2 * 128**3
+  assert tpu_model.padded_matmul_flops(129, 128, 128) == 2 * 128 * 128 * 136
+  assert tpu_model.padded_matmul_flops(129, 129, 1) == 2 * 128 * 256 * 136 - (
     2 * 256 * (136 * 128 - 128 * 136)
   )
 
@@ -313,4 +313,4 @@ def test_a_loop_and_what_is_no_hlo_are_refused():
   with pytest.raises(ValueError, match="train.accumulate_steps"):
     _analyse(looped, _X)
   with pytest.raises(ValueError, match="no HLO"):
-    roofline.analyse("not this")
+    tpu_model.analyse("not this")
