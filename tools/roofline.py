@@ -157,7 +157,7 @@ def main() -> None:
     dtype, dims = kernel.node.shapes[0]
     print(
       f"{kernel.seconds(bytes_per_s) * 1e3:6.2f} ms {kernel.kind} "
-      f" {dtype}{list(dims)} {kernel.node.scope}"
+      f"{dtype}{list(dims)} {kernel.node.scope}"
     )
 
 

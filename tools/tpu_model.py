@@ -325,7 +325,8 @@ class _Division:
     for order in (reversed(candidates), candidates, reversed(candidates)):
       for node in order:
         readers = self._readers(node)
-        if len(readers) < 2 and node not in self.stored:
+        product = self._product_before(node)
+        if len(readers) < 2 and node not in self.stored and product is None:
           continue
         affected = {node, *readers}
         for x in (node, *readers):
@@ -333,10 +334,8 @@ class _Division:
         affected.discard(None)
         before = self._seconds(affected)
         self.stored ^= {node}
-        product = self._product_before(node)
-        if product is None or product in affected:
-          if self._seconds(affected) < before * (1 - 1e-9):
-            continue
+        if self._seconds(affected) < before * (1 - 1e-9):
+          continue
         self.stored ^= {node}
 
   def _seconds(self, nodes):
@@ -369,18 +368,19 @@ class _Division:
     return read, computed
 
   def _product_before(self, node):
-    """The product of which `node` alone is read, written in the same go."""
-    seen, todo = set(), [] if node.op in _WRITTEN else [*node.operands]
+    """The greatest product that `node` alone reads: it is done on the way."""
+    products, seen = [], set()
+    todo = [] if node.op in _WRITTEN else [*node.operands]
     while todo:
-      operand = todo.pop(0)
+      operand = todo.pop()
       if operand in seen or len(operand.users) > 1 or operand.is_small:
         continue
-      if operand.op in _MATRIX:
-        return operand
       seen.add(operand)
-      if operand not in self.stored:
+      if operand.op in _MATRIX:
+        products.append(operand)
+      elif operand not in self.stored:
         todo += operand.operands
-    return None
+    return max(products, key=lambda x: _matrix_work(x)[1], default=None)
 
   def _kernels(self, nodes):
     made, written_by_others = {}, set()
