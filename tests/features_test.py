@@ -64,7 +64,7 @@ def test_the_engines_agree(monkeypatch, alignment, rounds_to_bfloat16):
   if rounds_to_bfloat16:
     monkeypatch.setattr(tf, "matmul", _bfloat16_matmul)
   actual = features.LogMel(alignment=alignment, engine="matmul")(waveform)
-  np.testing.assert_allclose(actual, exact, atol=2e-4)
+  np.testing.assert_allclose(actual, exact, atol=1e-4)
 
 
 def test_the_machine_chooses_the_engine(monkeypatch):

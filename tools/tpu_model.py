@@ -20,8 +20,9 @@ _MATRIX_FLOPS = 420e12 / NUM_CORES
 _VECTOR_FLOPS = 8 * 128 * 2 * 940e6
 INFEED_BYTES_PER_S = 16e9  # PCIe 3.0, 16 lanes.
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "bf16": 2, "f16": 2}
-_BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8, "c64": 8}
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2}
+_BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
+_BYTES |= {"c64": 8, "c128": 16}
 # Tensors of fewer elements cost nothing: scalars, seeds, scales and shifts.
 _SMALL = 4096
 
