@@ -299,7 +299,7 @@ def test_a_step_by_the_command_line():
 def test_mistakes_are_one_line():
   tool = "tools/roofline.py"
   error = command.fail(tool)
-  assert "one of --gin_file and --resnet50 is required" in error
+  assert "give one of --gin_file and --resnet50" in error
   error = command.fail(tool, "--gin_file=gin/quickstart.gin", "--batch_size=20")
   assert "--batch_size=20" in error and "multiple of 8" in error
 

@@ -103,7 +103,7 @@ def _resnet50_hlo(images_a_core: int) -> tuple[str, int]:
 
 def main() -> None:
   if bool(FLAGS.gin_file) == FLAGS.resnet50:
-    raise ValueError("one of --gin_file and --resnet50 is required.")
+    raise ValueError("give one of --gin_file and --resnet50, not both.")
   if FLAGS.batch_size % tpu_model.NUM_CORES:
     raise ValueError(
       f"--batch_size={FLAGS.batch_size}: the cores have equal shares; give a "
