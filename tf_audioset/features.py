@@ -243,11 +243,11 @@ def fixed_point_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
   # Of one order are all products of a slice of a and one of b whose places add
   # up to it. As one product it wastes the least of a matrix unit.
   a_slices = tf.concat([tf.cast(x, tf.float32) for x in a_slices], -1)
-  b_slices = np.concatenate(b_slices[::-1]).astype(np.float32)
+  b_slices = tf.constant(np.concatenate(b_slices[::-1]), tf.float32)
   total = 0.0
   for order in reversed(range(num_slices)):  # The smallest first.
     end = (order + 1) * num_terms
-    product = tf.matmul(a_slices[..., :end], tf.constant(b_slices[-end:]))
+    product = tf.matmul(a_slices[..., :end], b_slices[-end:])
     total = total * 2.0**-num_bits + product
   return total * (b_scale * 4.0 ** (num_bits * (num_slices - 1)))
 
