@@ -122,6 +122,8 @@ def power_spectrogram(
   fft_samples: int = 1024,
   alignment: str = "centred",
   engine: str = "auto",
+  bins: range | None = None,
+  summed: bool = True,
 ) -> tf.Tensor:
   """Squared magnitude of the short-time Fourier transform.
 
@@ -133,15 +135,19 @@ def power_spectrogram(
     fft_samples: Length that the windowed frame is zero-padded to.
     alignment: One of `ALIGNMENTS`, see the module's docstring.
     engine: One of `ENGINES`, see the module's docstring.
+    bins: Which bins "matmul" computes, by default all, as the others do.
+    summed: False, which "matmul" does not have, leaves the squares of a bin's
+      real and imaginary parts side by side, for a sum of bins to add.
 
   Returns:
-    float32 [batch, num_frames, fft_samples // 2 + 1], num_frames =
+    float32 [batch, num_frames, fft_samples // 2 + 1], twice as many if they
+    are not summed, num_frames =
     1 + (num_samples + 2 * edge - window_samples) // hop_samples, where edge is
     window_samples // 2 (centred) or fft_samples // 2 (audax).
 
   Raises:
     ValueError: If `alignment` or `engine` is unknown, or the window is longer
-      than the FFT.
+      than the FFT, or than the 1638 samples that "matmul" sums exactly.
   """
   if alignment not in ALIGNMENTS:
     raise ValueError(f"alignment {alignment!r}: allowed are {ALIGNMENTS}.")
@@ -164,24 +170,51 @@ def power_spectrogram(
     spectrum = tf.signal.rfft(
       tf.cast(frames, dtype) * tf.constant(window, dtype), [fft_samples]
     )
+    if not summed:
+      parts = tf.cast(tf.bitcast(spectrum, dtype), tf.float32)
+      batch_size, num_frames = tf.unstack(tf.shape(frames)[:2])
+      return tf.square(
+        tf.reshape(parts, [batch_size, num_frames, fft_samples + 2])
+      )
     real, imaginary = tf.math.real(spectrum), tf.math.imag(spectrum)
   else:
-    phase = np.outer(sample, np.arange(fft_samples // 2 + 1))
-    dft = np.exp(-2j * np.pi / fft_samples * (phase % fft_samples))
-    dft = window[:, np.newaxis] * dft
-    matrix = np.concatenate([dft.real, dft.imag], axis=1)
-    product = fixed_point_matmul(frames, matrix)
-    real, imaginary = tf.split(product, 2, axis=-1)
+    angles = (
+      2 * np.pi / fft_samples * np.array(bins or range(fft_samples // 2 + 1))
+    )
+    period = window_samples if centred else window_samples - 1
+    real, imaginary = _folded_dft(frames, window, period, angles)
   return tf.cast(tf.square(real) + tf.square(imaginary), tf.float32)
 
 
-# A slice is a whole number of at most 128: bfloat16 holds it, and float32 the
-# sum of 1024 products of two. The first has a bit less, the sign of its number.
-_SLICE = 2.0**8
-_FIRST_SLICE = 2.0**7
-_NUM_SLICES = 4
-_MAX_TERMS = 1024
-_FAINTEST = 2.0**-90
+# Of the terms of a sum in fixed point.
+_MAX_TERMS = 819
+_FAINTEST = np.float32(2.0**-90)
+
+
+def fixed_point(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  """Rows of floats as rows of whole numbers.
+
+  Args:
+    x: float32 [..., n].
+
+  Returns:
+    int32 [..., n], below 2^30; and float32 [..., 1], a power of two, what 1
+    stands for, infinite if anything in the row is not finite. What is rounded
+    off is at most 2^-30 of the greatest number in the row, or of 2^-90.
+  """
+  # The bits of floats, as whole numbers, have the order of the floats, and
+  # those of NaN are the greatest. A silent row's inverse must not be infinite
+  # after the constants, by which TensorFlow multiplies it first in a graph.
+  bits = tf.bitwise.bitwise_and(tf.bitcast(x, tf.int32), _MAGNITUDE)
+  greatest = tf.reduce_max(bits, -1, keepdims=True)
+  exponents = tf.bitwise.bitwise_and(
+    tf.maximum(greatest, _FAINTEST.view(np.int32)), _EXPONENT
+  )
+  # The power of two that is at most the greatest number; and one over it, whose
+  # exponent is 254 minus the other's, as both are counted from 127.
+  scale = tf.bitcast(exponents, tf.float32)
+  inverse = tf.bitcast(np.int32(254 << 23) - exponents, tf.float32)
+  return tf.cast(tf.round(x * inverse * 2.0**29), tf.int32), scale * 2.0**-29
 
 
 def fixed_point_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
@@ -189,60 +222,90 @@ def fixed_point_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
 
   The sums of float32 products of full scale bury a faint band, differently on
   each machine, which adds in an order of its own; and a TPU rounds the operands
-  to bfloat16. Here the rows of `a`, and `b`, are fixed-point numbers, cut into
-  slices; the sums of products of slices are whole numbers that float32 holds,
-  so that they are exact in whatever order. What no slice holds is below 2^-30
-  of the greatest number in the row of `a`, or of 2^-90, times that in `b`.
+  to bfloat16. Here both operands are whole numbers, `b` in units of at most
+  2^-30 of its greatest, cut into slices that bfloat16 holds. The sums of
+  products of slices are whole numbers that float32 holds, so that they are
+  exact in whatever order.
 
   Args:
-    a: float32 [..., n], n at most 1024.
+    a: int32 [..., n], at most 2^31 - 128, n at most 819.
     b: float64 [n, m], a constant.
 
   Returns:
     float32 [..., m].
 
   Raises:
-    ValueError: If n is above 1024.
+    ValueError: If n is above 819.
 
   Reference: Ozaki et al., "Error-free transformations of matrix multiplication
   by using fast routines of matrix multiplication and its applications", 2012.
   """
-  if len(b) > _MAX_TERMS:
+  num_terms = len(b)
+  if num_terms > _MAX_TERMS:
     raise ValueError(
-      f"sums of {len(b)} terms are not exact; allowed are {_MAX_TERMS}."
+      f"sums of {num_terms} terms are not exact; allowed are {_MAX_TERMS}."
     )
-  # A silent row's inverse must not be infinite after the constants, by which
-  # TensorFlow multiplies it first in a graph.
-  greatest = tf.reduce_max(tf.abs(a), -1, keepdims=True)
-  exponents = tf.bitwise.bitwise_and(
-    tf.bitcast(tf.maximum(greatest, _FAINTEST), tf.int32), _EXPONENT
-  )
-  # The power of two that is at most the greatest number; and one over it, whose
-  # exponent is 254 minus the other's, as both are counted from 127.
-  a_scale = tf.bitcast(exponents, tf.float32)
-  a_inverse = tf.bitcast(np.int32(254 << 23) - exponents, tf.float32)
-  b_scale = 2.0 ** np.frexp(np.abs(b).max())[1]
-  a_slices = _slices(a * a_inverse / 2, tf.round)
-  b_slices = [
-    tf.constant(part, tf.float32) for part in _slices(b / b_scale, np.round)
-  ]
+  # The longest sum is of num_slices * num_terms products of two halves of
+  # 2^num_bits, at most 2^24.
+  num_slices, num_bits = (4, 8) if num_terms <= 256 else (5, 7)
+  b_scale = 2.0 ** (np.frexp(np.abs(b).max())[1] - 31)
+  b_whole = np.round(b / b_scale).astype(np.int64)
+  a_slices = _slices(a, num_slices, num_bits, tf.bitwise.right_shift)
+  b_slices = _slices(b_whole, num_slices, num_bits, np.right_shift)
+  # Of one order are all products of a slice of a and one of b whose places add
+  # up to it. As one product it wastes the least of a matrix unit.
+  a_slices = tf.concat([tf.cast(x, tf.float32) for x in a_slices], -1)
+  b_slices = tf.constant(np.concatenate(b_slices[::-1]), tf.float32)
   total = 0.0
-  for order in reversed(range(_NUM_SLICES)):  # The smallest first.
-    products = [
-      tf.matmul(a_slices[i], b_slices[order - i]) for i in range(order + 1)
-    ]
-    total = total / _SLICE + tf.add_n(products)
-  return total * a_scale * (2 * b_scale / _FIRST_SLICE**2)
+  for order in reversed(range(num_slices)):  # The smallest first.
+    end = (order + 1) * num_terms
+    product = tf.matmul(a_slices[..., :end], b_slices[-end:])
+    total = total * 2.0**-num_bits + product
+  return total * (b_scale * 4.0 ** (num_bits * (num_slices - 1)))
 
 
-def _slices(x, to_whole):
-  """Numbers below 1 as a sum of slices, each 1 / 256 of the one before."""
+def _slices(x, num_slices, num_bits, right_shift):
+  """Whole numbers as digits from 1 - half to half, the highest first.
+
+  The highest has what is left.
+  """
+  half = 1 << (num_bits - 1)
   slices = []
-  x = x * _FIRST_SLICE
-  for _ in range(_NUM_SLICES):
-    slices.append(to_whole(x))
-    x = (x - slices[-1]) * _SLICE
-  return slices
+  for _ in range(num_slices - 1):
+    slices.append(half - ((half - x) & (2 * half - 1)))
+    x = right_shift(x - slices[-1], num_bits)
+  return [x, *slices[::-1]]
+
+
+def _folded_dft(frames, window, period, angles):
+  """The Fourier transform of windowed frames, by products in fixed point.
+
+  The window is the same on both sides of `period` / 2. With the phase counted
+  from there, which a magnitude does not show, the real part needs the sums of
+  two samples at the same distance alone, and the imaginary part their
+  differences: half the terms.
+
+  Args:
+    frames: float32 [..., window_samples].
+    window: float64 [window_samples]; window[n] is window[period - n].
+    period: In samples.
+    angles: float64 [num_bins], radians a sample.
+
+  Returns:
+    Real and imaginary part, float32 [..., num_bins].
+  """
+  middle = (period + 1) // 2
+  distance = np.arange(middle, len(window)) - period / 2
+  # A sample in the middle is on both sides.
+  weight = window[middle:] * np.where(distance == 0, 0.5, 1.0)
+  dft = weight[:, np.newaxis] * np.exp(1j * np.outer(distance, angles))
+  numbers, unit = fixed_point(frames)
+  after = numbers[..., middle:]
+  before = numbers[..., period + 1 - len(window) : period + 1 - middle]
+  before = tf.reverse(before, [-1])
+  real = fixed_point_matmul(after + before, dft.real)
+  imaginary = fixed_point_matmul(after - before, dft.imag)
+  return real * unit, imaginary * unit
 
 
 def exact_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
@@ -260,22 +323,23 @@ def exact_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
   Returns:
     float32 [..., m].
   """
-  a_parts = _bfloat16_parts(a)
   b_parts = []
   for _ in range(4):
     b_parts.append(
       (np.float32(b).view(np.int32) & _UPPER_HALF).view(np.float32)
     )
     b = b - b_parts[-1]
-  b_parts = [tf.constant(part) for part in b_parts]
+  # Products of one part of a with as many as matter of b, side by side, which
+  # fills a matrix unit's 128 columns where b alone may have fewer.
+  products = {}
+  for i, a_part in enumerate(_bfloat16_parts(a)):
+    stacked = tf.constant(np.concatenate(b_parts[: 4 - i], axis=1))
+    for j, product in enumerate(
+      tf.split(tf.matmul(a_part, stacked), 4 - i, axis=-1)
+    ):
+      products[i, j] = product
   # Smallest first, so that the small ones are not lost.
-  return tf.add_n(
-    [
-      tf.matmul(a_parts[i], b_parts[order - i])
-      for order in (3, 2, 1, 0)
-      for i in range(min(order, 2) + 1)
-    ]
-  )
+  return tf.add_n([products[ij] for ij in sorted(products, key=sum)[::-1]])
 
 
 def _banded_matmul(power, filters, num_together):
@@ -299,7 +363,9 @@ def _banded_matmul(power, filters, num_together):
   return tf.concat(products, axis=-1)
 
 
-# Of a float32's bits, those of its exponent, and those that a bfloat16 has.
+# Of a float32's bits, all but its sign, those of its exponent, and those that a
+# bfloat16 has.
+_MAGNITUDE = np.int32(0x7FFFFFFF)
 _EXPONENT = np.int32(0xFF << 23)
 _UPPER_HALF = np.int32(-(1 << 16))
 
@@ -366,7 +432,7 @@ class LogSpectrogram(tf.keras.layers.Layer):
     options["engine"] = engine
 
     def log_bands(waveform):
-      bands = self._bands(power_spectrogram(waveform, **options), engine)
+      bands = self._bands(waveform, options)
       return tf.math.log(tf.clip_by_value(bands, *self._limits))
 
     if engine != "fft" or tf.config.list_logical_devices("GPU"):
@@ -378,9 +444,8 @@ class LogSpectrogram(tf.keras.layers.Layer):
       parallel_iterations=os.cpu_count(),
     )
 
-  def _bands(self, power, engine):
-    del engine
-    return power
+  def _bands(self, waveform, options):
+    return power_spectrogram(waveform, **options)
 
 
 @gin.register
@@ -443,9 +508,14 @@ class LogMel(LogSpectrogram):
       area_normalised=area_normalised,
     )
 
-  def _bands(self, power, engine):
+  def _bands(self, waveform, options):
+    engine, filters = options["engine"], self._filterbank
     if engine == "matmul":
-      return exact_matmul(power, self._filterbank)
-    return _banded_matmul(
-      power, self._filterbank, 2 if engine == "fft32" else 16
-    )
+      bins = np.flatnonzero(filters.any(axis=1))
+      bins = range(bins[0], bins[-1] + 1)
+      power = power_spectrogram(waveform, bins=bins, **options)
+      return exact_matmul(power, filters[bins])
+    if engine == "fft32":
+      return _banded_matmul(power_spectrogram(waveform, **options), filters, 2)
+    squares = power_spectrogram(waveform, summed=False, **options)
+    return _banded_matmul(squares, np.repeat(filters, 2, axis=0), 16)
