@@ -64,6 +64,29 @@ def test_scores_are_those_of_each_clip_alone(tagger, tmp_path, group_clips):
   assert [clip.seconds for clip in got] == [1, 2, 1, 0.1, 1, 2]
 
 
+def test_clips_of_one_length_or_shorter_than_a_crop_are_one_batch(
+  tagger, tmp_path, monkeypatch
+):
+  files = [
+    _write(tmp_path / f"{i}.wav", seconds, seed=i)
+    for i, seconds in enumerate([0.1, 0.7, 0.5, 0.7, 0.33, 1])
+  ]
+  alone = [_alone(tagger, file) for file in files]
+  shapes = []
+  score = tagger.score
+
+  def counted(waveform):
+    shapes.append(waveform.shape)
+    return score(waveform)
+
+  monkeypatch.setattr(tagger, "score", counted)
+  got = list(prediction.score_files(tagger, files))
+  assert sorted(shapes) == [(1, 16000), (2, 11200), (3, 8000)]
+  for clip, (scores, embedding) in zip(got, alone):
+    np.testing.assert_allclose(clip.scores, scores, atol=1e-6)
+    np.testing.assert_allclose(clip.embedding, embedding, atol=1e-5)
+
+
 def test_a_file_that_is_too_long_is_refused_without_reading_it(
   tagger, tmp_path, monkeypatch
 ):
@@ -315,3 +338,27 @@ def test_thresholds_of_other_classes_are_refused(model, tmp_path):
     *_predict(model, "--timeline", f"--thresholds_csv={file}", "x.wav")
   )
   assert "no threshold of class" in line
+
+
+def test_benchmark(model, tmp_path):
+  for i in range(3):
+    _write(tmp_path / f"{i}.wav", 1 + i % 2, seed=i)
+  printed = command.succeed(
+    "tools/benchmark_predict.py",
+    f"--saved_model={model}",
+    "--rounds=1",
+    tmp_path,
+  )
+  head, *rows = printed.splitlines()
+  assert head == "3 files of 2 lengths, 0:00:04"
+  seconds = {row.split()[0]: float(row.split()[1]) for row in rows}
+  assert [*seconds] == ["decode", "model", "both", "command", "start-up"]
+  assert seconds["start-up"] > 0.5  # TensorFlow is imported.
+
+
+def test_benchmark_of_a_broken_file_is_one_line(model, tmp_path):
+  (tmp_path / "bad.wav").write_bytes(b"?")
+  line = command.fail(
+    "tools/benchmark_predict.py", f"--saved_model={model}", tmp_path
+  )
+  assert "bad.wav: cannot be read as audio" in line

@@ -81,7 +81,7 @@ def read_audio(
     raise AudioError(f"{path}: holds no samples")
   if not np.isfinite(channels).all():
     raise AudioError(f"{path}: holds samples that are not finite")
-  waveform = channels.mean(axis=1)
+  waveform = _mono(channels)
   if rate_hz != sample_rate_hz:
     waveform = soxr.resample(waveform, rate_hz, sample_rate_hz, quality="HQ")
   if max_seconds is not None:
@@ -92,6 +92,11 @@ def read_audio(
     )
   # Resampling and lossy decoding overshoot full scale a little.
   return np.clip(waveform, -1.0, 1.0)
+
+
+def _mono(channels: np.ndarray) -> np.ndarray:
+  """The mean of [n, channels]; NumPy's own takes as long as the decoding."""
+  return sum(channels.T) / np.float32(channels.shape[1])
 
 
 def _read_with_libsndfile(path, content, wanted_seconds):
@@ -299,9 +304,7 @@ def read_blocks(
     num_frames += len(channels)
     if not np.isfinite(channels).all():
       raise AudioError(f"{path}: holds samples that are not finite")
-    waveform = resampler.resample_chunk(
-      channels.mean(axis=1), last=not len(channels)
-    )
+    waveform = resampler.resample_chunk(_mono(channels), last=not len(channels))
     num_samples += len(waveform)
     if len(waveform):
       yield np.clip(waveform, -1.0, 1.0)

@@ -422,6 +422,17 @@ class ExportedTagger:
     result = self._score(waveform=tf.constant(waveform, tf.float32))
     return result["scores"].numpy(), result["embedding"].numpy()
 
+  def pad(self, waveform: np.ndarray) -> np.ndarray:
+    """float32 [num_samples] as the model pads it, so that batches can be made.
+
+    It is scored as the waveform itself would be.
+    """
+    if len(waveform) >= self.min_samples:
+      return waveform
+    return data.pad(
+      tf.constant(waveform), self.min_samples, self.padding
+    ).numpy()
+
   def timeline(
     self, waveform: np.ndarray, window_seconds: float, hop_seconds: float
   ) -> np.ndarray:

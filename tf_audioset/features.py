@@ -26,6 +26,8 @@ Three engines compute the Fourier transform:
 
 from __future__ import annotations
 
+import os
+
 import gin
 import numpy as np
 import tensorflow as tf
@@ -330,18 +332,23 @@ def exact_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
   return tf.add_n([products[ij] for ij in sorted(products, key=sum)[::-1]])
 
 
-def _small_matmuls(power: tf.Tensor, filters: np.ndarray) -> tf.Tensor:
-  """`power @ filters`, two bands at a time, of the bins that these have.
+def _banded_matmul(power, filters, num_together):
+  """`power @ filters`, some bands at a time, of the bins that these have.
 
-  TFLite's int8 takes in every constant of 1024 values and more, and with it
-  rounds what it is multiplied by, of which the faint bands would be lost.
+  16 at a time are quick. Two at a time have fewer than 1024 constants: TFLite's
+  int8 takes in every constant of more, and with it rounds what it is multiplied
+  by, of which the faint bands would be lost.
   """
   products = []
-  for pair in np.array_split(filters, -(-filters.shape[1] // 2), axis=1):
-    bins = np.flatnonzero(pair.any(axis=1))
-    first, end = bins[0], bins[-1] + 1
+  for bands in np.array_split(
+    filters, -(-filters.shape[1] // num_together), axis=1
+  ):
+    bins = np.flatnonzero(bands.any(axis=1))
+    first, end = (bins[0], bins[-1] + 1) if bins.size else (0, 1)
     products.append(
-      tf.matmul(power[..., first:end], tf.constant(pair[first:end], tf.float32))
+      tf.matmul(
+        power[..., first:end], tf.constant(bands[first:end], tf.float32)
+      )
     )
   return tf.concat(products, axis=-1)
 
@@ -398,6 +405,7 @@ class LogSpectrogram(tf.keras.layers.Layer):
       engine=engine,
     )
     self._limits = (min_power, max_power)
+    self._bins = None  # All.
 
   def call(self, waveform: tf.Tensor, engine: str | None = None) -> tf.Tensor:
     """Computes the log spectrogram.
@@ -407,14 +415,29 @@ class LogSpectrogram(tf.keras.layers.Layer):
       engine: One of `ENGINES` in place of the layer's own.
 
     Returns:
-      float32 [batch, num_frames, fft_samples // 2 + 1].
+      float32 [batch, num_frames, fft_samples // 2 + 1]; of `LogMel`
+      [batch, num_frames, num_mels].
     """
-    power = power_spectrogram(waveform, **self._options(engine))
-    return tf.math.log(tf.clip_by_value(power, *self._limits))
-
-  def _options(self, engine):
     options = dict(self._stft)  # Keras has wrapped it.
-    return dict(options, engine=engine or options["engine"])
+    engine = _resolve(engine or options["engine"])
+    options.update(engine=engine, bins=self._bins)
+
+    def log_bands(waveform):
+      bands = self._bands(power_spectrogram(waveform, **options), engine)
+      return tf.math.log(tf.clip_by_value(bands, *self._limits))
+
+    if engine != "fft" or tf.config.list_logical_devices("GPU"):
+      return log_bands(waveform)
+    # One by one: what a clip needs stays in a CPU's caches.
+    return tf.map_fn(
+      lambda clip: log_bands(clip[tf.newaxis])[0],
+      waveform,
+      parallel_iterations=os.cpu_count(),
+    )
+
+  def _bands(self, power, engine):
+    del engine
+    return power
 
 
 @gin.register
@@ -476,28 +499,12 @@ class LogMel(LogSpectrogram):
       mel_scale=mel_scale,
       area_normalised=area_normalised,
     )
+    bins = np.flatnonzero(self._filterbank.any(axis=1))
+    self._bins = range(bins[0], bins[-1] + 1) if bins.size else range(1)
 
-  def call(self, waveform: tf.Tensor, engine: str | None = None) -> tf.Tensor:
-    """Computes the log-mel spectrogram.
-
-    Args:
-      waveform: float32 [batch, num_samples], mono, full scale is +-1.
-      engine: One of `ENGINES` in place of the layer's own.
-
-    Returns:
-      float32 [batch, num_frames, num_mels].
-    """
-    options = self._options(engine)
-    engine = _resolve(options["engine"])
+  def _bands(self, power, engine):
     if engine == "matmul":
-      bins = np.flatnonzero(self._filterbank.any(axis=1))
-      bins = range(bins[0], bins[-1] + 1)
-      power = power_spectrogram(waveform, bins=bins, **options)
-      mel = exact_matmul(power, self._filterbank[bins])
-      return tf.math.log(tf.clip_by_value(mel, *self._limits))
-    power = power_spectrogram(waveform, **options)
-    if engine == "fft32":
-      mel = _small_matmuls(power, self._filterbank)
-    else:
-      mel = tf.matmul(power, tf.constant(self._filterbank, tf.float32))
-    return tf.math.log(tf.clip_by_value(mel, *self._limits))
+      return exact_matmul(power, self._filterbank[self._bins])
+    return _banded_matmul(
+      power, self._filterbank, 2 if engine == "fft32" else 16
+    )

@@ -18,6 +18,8 @@ from tf_audioset import audio, export
 
 _GROUP_SECONDS = 320.0
 _DECODED_AHEAD = 32
+# A clip alone, of its own length, does not keep all cores at work.
+_SCORED_AT_ONCE = 2
 _PART_SECONDS = 10.0
 
 
@@ -39,6 +41,8 @@ def score_files(
 ) -> Iterator[Clip | audio.AudioError]:
   """Scores files whole; files of one length are scored together.
 
+  Those that the model pads have one length then.
+
   Args:
     tagger: The model, or a `serving.ServedTagger`.
     files: Paths.
@@ -48,19 +52,25 @@ def score_files(
   Yields:
     In the order of the files a `Clip`, or why there is none.
   """
-  group, seconds = [], 0.0
-  for file, decoded in _decode(files, tagger.sample_rate_hz):
-    group.append((file, decoded))
-    if isinstance(decoded, np.ndarray):
-      seconds += len(decoded) / tagger.sample_rate_hz
-    if len(group) == group_clips or seconds > _GROUP_SECONDS:
-      yield from _score_group(tagger, group)
-      group, seconds = [], 0.0
-  yield from _score_group(tagger, group)
+  yield from score_decoded(
+    tagger,
+    decode_files(files, tagger.sample_rate_hz),
+    group_clips=group_clips,
+  )
 
 
-def _decode(files, sample_rate_hz):
-  """(file, waveform or AudioError) in order, decoded ahead by threads."""
+def decode_files(
+  files: Iterable[str], sample_rate_hz: int
+) -> Iterator[tuple[str, np.ndarray | audio.AudioError]]:
+  """Reads files, ahead of their being asked for.
+
+  Args:
+    files: Paths.
+    sample_rate_hz: Wanted rate.
+
+  Yields:
+    In the order of the files: path, and float32 [num_samples] or why not.
+  """
 
   def decode(file):
     try:
@@ -90,15 +100,38 @@ def _decode(files, sample_rate_hz):
       yield waiting.popleft().result()
 
 
+def score_decoded(
+  tagger: export.ExportedTagger,
+  decoded_files: Iterable[tuple[str, np.ndarray | audio.AudioError]],
+  *,
+  group_clips: int = 32,
+) -> Iterator[Clip | audio.AudioError]:
+  """`score_files` of what `decode_files` gives."""
+  group, seconds = [], 0.0
+  for file, decoded in decoded_files:
+    group.append((file, decoded))
+    if isinstance(decoded, np.ndarray):
+      seconds += len(decoded) / tagger.sample_rate_hz
+    if len(group) == group_clips or seconds > _GROUP_SECONDS:
+      yield from _score_group(tagger, group)
+      group, seconds = [], 0.0
+  yield from _score_group(tagger, group)
+
+
 def _score_group(tagger, group):
-  by_length = collections.defaultdict(list)
+  by_length = collections.defaultdict(dict)
   for i, (_, decoded) in enumerate(group):
     if isinstance(decoded, np.ndarray):
-      by_length[len(decoded)].append(i)
+      padded = tagger.pad(decoded)
+      by_length[len(padded)][i] = padded
+
+  def score(members):
+    return zip(members, zip(*tagger.score(np.stack([*members.values()]))))
+
   results = {}
-  for members in by_length.values():
-    scored = tagger.score(np.stack([group[i][1] for i in members]))
-    results.update(zip(members, zip(*scored)))
+  with concurrent.futures.ThreadPoolExecutor(_SCORED_AT_ONCE) as pool:
+    for scored in pool.map(score, by_length.values()):
+      results.update(scored)
   for i, (file, decoded) in enumerate(group):
     if i in results:
       yield Clip(file, len(decoded) / tagger.sample_rate_hz, *results[i])

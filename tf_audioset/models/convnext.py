@@ -6,10 +6,12 @@ Reference: Liu et al., "A ConvNet for the 2020s", 2022.
 
 from __future__ import annotations
 
+import functools
+
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import pooling, stochastic
+from tf_audioset.models import cpu, pooling, stochastic
 
 # Blocks and channels of the four stages: section 3.1 of the paper.
 _VARIANTS = {
@@ -91,7 +93,7 @@ class ConvNeXt(tf.keras.Model):
       for part in reduction:
         x = part(x)
       for block in blocks:
-        branch = block(x)
+        branch = block(x, training=training)
         if training:
           rate = self._drop_rates[layer]
           branch = stochastic.drop_path(branch, rate, seed, layer)
@@ -107,9 +109,9 @@ class _Block(tf.keras.layers.Layer):
   def __init__(self, channels, approximate_gelu):
     super().__init__()
     self._channels = channels
-    self._approximate_gelu = approximate_gelu
+    self._gelu = functools.partial(tf.nn.gelu, approximate=approximate_gelu)
     # Not a grouped Conv2D, which on a CPU is 20 times slower.
-    self.depthwise = tf.keras.layers.DepthwiseConv2D(
+    self.depthwise = cpu.DepthwiseConv2D(
       7, padding="same", depthwise_initializer=_initializer()
     )
     self.norm = _layer_norm()
@@ -128,14 +130,14 @@ class _Block(tf.keras.layers.Layer):
     )
     super().build(input_shape)
 
-  def call(self, x):
-    x = self.widen(self.norm(self.depthwise(x)))
-    x = tf.nn.gelu(x, approximate=self._approximate_gelu)
+  def call(self, x, training=False):
+    x = self.widen(self.norm(self.depthwise(x, training=training)))
+    x = cpu.elementwise(self._gelu, x, training=training)
     return self.narrow(x) * self.scale
 
 
 def _conv(channels, size):
-  return tf.keras.layers.Conv2D(
+  return cpu.Conv2D(
     channels, size, size, padding="same", kernel_initializer=_initializer()
   )
 

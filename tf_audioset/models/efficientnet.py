@@ -12,7 +12,7 @@ import math
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import pooling, stochastic
+from tf_audioset.models import cpu, pooling, stochastic
 
 # Width and depth multipliers: table 8 of the authors' code, section 3.3.
 _VARIANTS = {
@@ -142,7 +142,7 @@ class _Block(tf.keras.layers.Layer):
     if expansion != 1:
       self.expand = _conv(inner, 1, 1)
       self.expand_norm = tf.keras.layers.BatchNormalization(**norm)
-    self.depthwise = tf.keras.layers.DepthwiseConv2D(
+    self.depthwise = cpu.DepthwiseConv2D(
       size,
       stride,
       padding="same",
@@ -159,9 +159,10 @@ class _Block(tf.keras.layers.Layer):
   def call(self, x, training=False):
     if self.expand is not None:
       x = self.expand_norm(self.expand(x), training=training)
-      x = tf.nn.silu(x)
-    x = self.depthwise_norm(self.depthwise(x), training=training)
-    x = tf.nn.silu(x)
+      x = cpu.elementwise(tf.nn.silu, x, training=training)
+    x = self.depthwise(x, training=training)
+    x = self.depthwise_norm(x, training=training)
+    x = cpu.elementwise(tf.nn.silu, x, training=training)
     gate = pooling.mean(x, keepdims=True)
     gate = self.excite(tf.nn.silu(self.squeeze(gate)))
     x = self.project(x * tf.sigmoid(gate))

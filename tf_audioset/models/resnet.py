@@ -11,7 +11,7 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import pooling
+from tf_audioset.models import cpu, pooling
 
 # Blocks in the four stages, and whether they are bottlenecks.
 _STAGES = {
@@ -115,16 +115,17 @@ class _Block(tf.keras.layers.Layer):
   def call(self, x, training=False):
     shortcut = x
     if self.projection is not None:
-      shortcut = self.projection_norm(self.projection(x), training=training)
+      shortcut = self.projection(x, training=training)
+      shortcut = self.projection_norm(shortcut, training=training)
     for conv, norm in zip(self.convs, self.norms):
       if conv is not self.convs[0]:
         x = tf.nn.relu(x)
-      x = norm(conv(x), training=training)
+      x = norm(conv(x, training=training), training=training)
     return tf.nn.relu(x + shortcut)
 
 
 def _conv(channels, size, stride, padding="same"):
-  return tf.keras.layers.Conv2D(
+  return cpu.Conv2D(
     channels,
     size,
     stride,

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CPU's own ways have TensorFlow's values and gradients, and only there."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_audioset.models import cpu
+
+# Sums of bfloat16 products, rounded to bfloat16 (8 bits).
+_TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
+
+
+def _gradients(function, *tensors):
+  with tf.GradientTape() as tape:
+    tape.watch(tensors)
+    y = function(*tensors)
+    # Not the same everywhere, so that a tap out of its place is seen.
+    weights = tf.random.stateless_normal(y.shape, [3, 4])
+    loss = tf.reduce_sum(tf.cast(y, tf.float32) * weights)
+  return tape.gradient(loss, tensors)
+
+
+def _assert_close(actual, expected, tolerance):
+  for a, e in zip(actual, expected):
+    a, e = (np.asarray(tf.cast(x, tf.float64)) for x in (a, e))
+    np.testing.assert_allclose(a, e, atol=tolerance * np.abs(e).max(), rtol=0)
+
+
+def _compare(layer, reference, shape, dtype):
+  """Gradients of ours in a graph; of Keras's in float32, of the same values."""
+  x = tf.cast(tf.random.stateless_normal(shape, [1, 2]), dtype)
+  layer.build(shape)
+  reference.build(shape)
+  kernel = tf.cast(layer.weights[0], dtype)
+  for ours, theirs in zip(layer.weights, reference.weights):
+    ours.assign(tf.cast(tf.cast(ours, dtype), tf.float32))
+    theirs.assign(ours)
+
+  @tf.function
+  def ours(x):
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      y = layer(x, training=True)
+      weights = tf.random.stateless_normal(y.shape, [3, 4])
+      loss = tf.reduce_sum(tf.cast(y, tf.float32) * weights)
+    return tape.gradient(loss, [x, layer.weights[0]])
+
+  def theirs(x, kernel):
+    reference.weights[0].assign(kernel)
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      y = reference(x)
+      weights = tf.random.stateless_normal(y.shape, [3, 4])
+      loss = tf.reduce_sum(y * weights)
+    return tape.gradient(loss, [x, reference.weights[0]])
+
+  expected = theirs(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32))
+  _assert_close(ours(x), expected, _TOLERANCES[dtype])
+  return ours.get_concrete_function(x).graph
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_convolution(size, stride, padding):
+  arguments = dict(filters=136, kernel_size=size, strides=stride)
+  graph = _compare(
+    cpu.Conv2D(**arguments, padding=padding, dtype="mixed_bfloat16"),
+    tf.keras.layers.Conv2D(**arguments, padding=padding),
+    [2, 7, 4, 128],
+    "bfloat16",
+  )
+  assert "Conv2DBackpropFilter" not in {
+    op.type for op in graph.get_operations()
+  }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("size", "stride"), [(7, 1), (5, 1), (5, 2), (3, 2)])
+def test_depthwise_convolution(size, stride, dtype):
+  arguments = dict(kernel_size=size, strides=stride, padding="same")
+  policy = "mixed_bfloat16" if dtype == "bfloat16" else "float32"
+  graph = _compare(
+    cpu.DepthwiseConv2D(**arguments, dtype=policy),
+    tf.keras.layers.DepthwiseConv2D(**arguments),
+    [2, 13, 6, 24],
+    dtype,
+  )
+  (gradient,) = (
+    op
+    for op in graph.get_operations()
+    if op.type == "DepthwiseConv2dNativeBackpropFilter"
+  )
+  assert gradient.get_attr("padding") == b"EXPLICIT"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("function", [tf.nn.gelu, tf.nn.silu])
+def test_elementwise(function, dtype):
+  x = tf.cast(tf.linspace(-8.0, 8.0, 301), dtype)
+  ours = tf.function(
+    lambda x: _gradients(
+      lambda x: cpu.elementwise(function, x, training=True), x
+    )
+  )
+  expected = _gradients(function, tf.cast(x, tf.float64))
+  _assert_close(ours(x), expected, _TOLERANCES[dtype])
+
+
+def _op_types(training, jit_compile):
+  layers = [
+    cpu.Conv2D(128, 3, padding="same", use_bias=False, dtype="mixed_bfloat16"),
+    cpu.DepthwiseConv2D(5, padding="same", use_bias=False),
+  ]
+  x = tf.zeros([1, 8, 8, 128])
+  for layer in layers:
+    layer.build(x.shape)
+
+  @tf.function(jit_compile=jit_compile)
+  def gradients(x):
+    def both(x):
+      for layer in layers:
+        x = layer(x, training=training)
+      return cpu.elementwise(tf.nn.silu, x, training=training)
+
+    return _gradients(both, x)
+
+  graph = gradients.get_concrete_function(x).graph
+  return {op.type for op in graph.get_operations()}
+
+
+@pytest.mark.parametrize(
+  ("training", "jit_compile"), [(False, False), (True, True)]
+)
+def test_elsewhere_they_are_tensorflows_ops(training, jit_compile):
+  ours, plain = _op_types(True, False), _op_types(training, jit_compile)
+  # What is called is compiled by XLA on its own.
+  assert "StatefulPartitionedCall" in ours or "PartitionedCall" in ours
+  assert not {"StatefulPartitionedCall", "PartitionedCall"} & plain
+  assert "Conv2DBackpropInput" in plain

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a CPU computes faster in another way, when it trains.
+
+The values are those of TensorFlow's own ops but for rounding. On a GPU, under
+XLA (a TPU) and outside of training, these are TensorFlow's own ops.
+
+  depthwise convolutions  oneDNN, which TensorFlow takes, is slow at the filter
+                          gradient of kernels above 3x3. It has no explicit
+                          padding, so that asking for that leaves it out. In
+                          bfloat16 it is slow at the input gradient of strided
+                          ones: they are made in float32.
+  convolutions            oneDNN is slow as well at the filter gradient of many
+                          channels in bfloat16: here it is a product for each
+                          tap.
+  elementwise functions   XLA makes one pass over memory of what are many ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
+
+# Below, oneDNN's filter gradients are as fast.
+_MIN_KERNEL = 5
+_MIN_CHANNELS = 128
+
+
+class Conv2D(tf.keras.layers.Conv2D):
+  """Keras's, NHWC, without dilation or groups."""
+
+  def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+    if (
+      not _applies(training)
+      or inputs.dtype != tf.bfloat16
+      or min(inputs.shape[-1], self.filters) < _MIN_CHANNELS
+    ):
+      return super().call(inputs)
+    outputs = _conv2d(
+      inputs,
+      tf.convert_to_tensor(self.kernel),
+      self.strides[0],
+      self.padding.upper(),
+    )
+    return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
+
+
+class DepthwiseConv2D(tf.keras.layers.DepthwiseConv2D):
+  """Keras's, NHWC, "same", one filter a channel, without dilation."""
+
+  def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+    strided = self.strides[0] > 1
+    if not (
+      _applies(training) and (strided or self.kernel_size[0] >= _MIN_KERNEL)
+    ):
+      return super().call(inputs)
+    outputs = _depthwise_conv2d(
+      inputs, tf.convert_to_tensor(self.depthwise_kernel), self.strides[0]
+    )
+    return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
+
+
+def elementwise(
+  function: Callable, x: tf.Tensor, *, training: bool
+) -> tf.Tensor:
+  """`function(x)`, in one pass over memory; and its gradient in one as well.
+
+  Args:
+    function: Of a float32 tensor, each element by itself.
+    x: float.
+    training: Whether a gradient will be wanted.
+
+  Returns:
+    Of the type of `x`.
+  """
+  if not _applies(training):
+    return function(x)
+
+  @tf.function(jit_compile=True, autograph=False)
+  def forward(x):
+    return tf.cast(function(tf.cast(x, tf.float32)), x.dtype)
+
+  @tf.function(jit_compile=True, autograph=False)
+  def backward(x, gradient):
+    wide = tf.cast(x, tf.float32)
+    with tf.GradientTape() as tape:
+      tape.watch(wide)
+      y = function(wide)
+    return tf.cast(
+      tape.gradient(y, wide, tf.cast(gradient, tf.float32)), x.dtype
+    )
+
+  @tf.custom_gradient
+  def both(x):
+    return forward(x), lambda gradient: backward(x, gradient)
+
+  return both(x)
+
+
+def _applies(training):
+  return (
+    training
+    and not tf.executing_eagerly()
+    and not tf.config.list_logical_devices("GPU")
+    and not control_flow_util.GraphOrParentsInXlaContext(
+      tf.compat.v1.get_default_graph()
+    )
+  )
+
+
+def _conv2d(x, kernel, stride, padding):
+  @tf.custom_gradient
+  def convolution(x, kernel):
+    def gradients(dy):
+      dx = tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=tf.shape(x),
+        filter=kernel,
+        out_backprop=dy,
+        strides=[1, stride, stride, 1],
+        padding=padding,
+      )
+      return dx, _filter_gradient(x, dy, kernel.shape, stride, padding)
+
+    return tf.nn.conv2d(x, kernel, stride, padding), gradients
+
+  return convolution(x, kernel)
+
+
+def _filter_gradient(x, dy, kernel_shape, stride, padding):
+  """For each tap, the product of its inputs with the gradient.
+
+  Args:
+    x: [batch, height, width, in_channels].
+    dy: [batch, out_height, out_width, out_channels].
+    kernel_shape: (size, size, in_channels, out_channels).
+    stride: In both directions.
+    padding: "SAME" or "VALID".
+  """
+  size, _, in_channels, out_channels = kernel_shape
+  out_lengths = dy.shape[1:3]
+  paddings = []
+  for length, out_length in zip(x.shape[1:3], out_lengths):
+    before, after = _padding(length, out_length, size, stride, padding)
+    # A whole number of strides, so that a tap is a slice of a reshaped tensor.
+    after += -(before + length + after) % stride
+    paddings.append([before, after])
+  x = tf.pad(x, [[0, 0], *paddings, [0, 0]])
+  x = tf.reshape(
+    x,
+    [
+      -1,
+      x.shape[1] // stride,
+      stride,
+      x.shape[2] // stride,
+      stride,
+      in_channels,
+    ],
+  )
+  dy = tf.reshape(dy, [-1, out_channels])
+  taps = []
+  for i in range(size):
+    for j in range(size):
+      (row, i_rest), (column, j_rest) = divmod(i, stride), divmod(j, stride)
+      tap = x[
+        :,
+        row : row + out_lengths[0],
+        i_rest,
+        column : column + out_lengths[1],
+        j_rest,
+      ]
+      taps.append(
+        tf.matmul(tf.reshape(tap, [-1, in_channels]), dy, transpose_a=True)
+      )
+  return tf.reshape(tf.stack(taps), kernel_shape)
+
+
+def _depthwise_conv2d(x, kernel, stride):
+  strides = [1, stride, stride, 1]
+
+  @tf.custom_gradient
+  def convolution(x, kernel):
+    def gradients(dy):
+      dtype = tf.float32 if stride > 1 else x.dtype
+      dx = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+        input_sizes=tf.shape(x),
+        filter=tf.cast(kernel, dtype),
+        out_backprop=tf.cast(dy, dtype),
+        strides=strides,
+        padding="SAME",
+      )
+      paddings = [
+        _padding(x.shape[axis], dy.shape[axis], kernel.shape[0], stride, "SAME")
+        for axis in (1, 2)
+      ]
+      # In bfloat16, its sums over all positions would be, too.
+      dkernel = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+        input=tf.cast(x, tf.float32),
+        filter_sizes=kernel.shape,
+        out_backprop=tf.cast(dy, tf.float32),
+        strides=strides,
+        padding="EXPLICIT",
+        explicit_paddings=[0, 0, *paddings[0], *paddings[1], 0, 0],
+      )
+      return tf.cast(dx, x.dtype), tf.cast(dkernel, kernel.dtype)
+
+    return tf.nn.depthwise_conv2d(x, kernel, strides, "SAME"), gradients
+
+  return convolution(x, kernel)
+
+
+def _padding(length, out_length, size, stride, padding):
+  """(before, after), as TensorFlow has it."""
+  if padding == "VALID":
+    return 0, 0
+  total = max(0, (out_length - 1) * stride + size - length)
+  return total // 2, total - total // 2
