@@ -353,14 +353,20 @@ def _banded_matmul(power, filters, num_together):
   for bands in np.array_split(
     filters, -(-filters.shape[1] // num_together), axis=1
   ):
-    bins = np.flatnonzero(bands.any(axis=1))
-    first, end = (bins[0], bins[-1] + 1) if bins.size else (0, 1)
+    bins = _range_with_weight(bands)
     products.append(
       tf.matmul(
-        power[..., first:end], tf.constant(bands[first:end], tf.float32)
+        power[..., bins.start : bins.stop],
+        tf.constant(bands[bins], tf.float32),
       )
     )
   return tf.concat(products, axis=-1)
+
+
+def _range_with_weight(filters):
+  """The bins from the first to the last that any filter has; at least one."""
+  bins = np.flatnonzero(filters.any(axis=1))
+  return range(bins[0], bins[-1] + 1) if bins.size else range(1)
 
 
 # Of a float32's bits, all but its sign, those of its exponent, and those that a
@@ -511,8 +517,7 @@ class LogMel(LogSpectrogram):
   def _bands(self, waveform, options):
     engine, filters = options["engine"], self._filterbank
     if engine == "matmul":
-      bins = np.flatnonzero(filters.any(axis=1))
-      bins = range(bins[0], bins[-1] + 1)
+      bins = _range_with_weight(filters)
       power = power_spectrogram(waveform, bins=bins, **options)
       return exact_matmul(power, filters[bins])
     if engine == "fft32":
