@@ -11,14 +11,14 @@ from tf_audioset.models import cpu
 _TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
-def _gradients(function, *tensors):
+def _gradients(function, x, *variables):
   with tf.GradientTape() as tape:
-    tape.watch(tensors)
-    y = function(*tensors)
+    tape.watch(x)
+    y = function(x)
     # Not the same everywhere, so that a tap out of its place is seen.
     weights = tf.random.stateless_normal(y.shape, [3, 4])
     loss = tf.reduce_sum(tf.cast(y, tf.float32) * weights)
-  return tape.gradient(loss, tensors)
+  return tape.gradient(loss, [x, *variables])
 
 
 def _assert_close(actual, expected, tolerance):
@@ -32,30 +32,13 @@ def _compare(layer, reference, shape, dtype):
   x = tf.cast(tf.random.stateless_normal(shape, [1, 2]), dtype)
   layer.build(shape)
   reference.build(shape)
-  kernel = tf.cast(layer.weights[0], dtype)
   for ours, theirs in zip(layer.weights, reference.weights):
     ours.assign(tf.cast(tf.cast(ours, dtype), tf.float32))
     theirs.assign(ours)
-
-  @tf.function
-  def ours(x):
-    with tf.GradientTape() as tape:
-      tape.watch(x)
-      y = layer(x, training=True)
-      weights = tf.random.stateless_normal(y.shape, [3, 4])
-      loss = tf.reduce_sum(tf.cast(y, tf.float32) * weights)
-    return tape.gradient(loss, [x, layer.weights[0]])
-
-  def theirs(x, kernel):
-    reference.weights[0].assign(kernel)
-    with tf.GradientTape() as tape:
-      tape.watch(x)
-      y = reference(x)
-      weights = tf.random.stateless_normal(y.shape, [3, 4])
-      loss = tf.reduce_sum(y * weights)
-    return tape.gradient(loss, [x, reference.weights[0]])
-
-  expected = theirs(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32))
+  ours = tf.function(
+    lambda x: _gradients(lambda x: layer(x, training=True), x, layer.weights[0])
+  )
+  expected = _gradients(reference, tf.cast(x, tf.float32), reference.weights[0])
   _assert_close(ours(x), expected, _TOLERANCES[dtype])
   return ours.get_concrete_function(x).graph
 

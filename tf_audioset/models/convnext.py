@@ -6,8 +6,6 @@ Reference: Liu et al., "A ConvNet for the 2020s", 2022.
 
 from __future__ import annotations
 
-import functools
-
 import gin
 import tensorflow as tf
 
@@ -109,7 +107,7 @@ class _Block(tf.keras.layers.Layer):
   def __init__(self, channels, approximate_gelu):
     super().__init__()
     self._channels = channels
-    self._gelu = functools.partial(tf.nn.gelu, approximate=approximate_gelu)
+    self._gelu = _tanh_gelu if approximate_gelu else tf.nn.gelu
     # Not a grouped Conv2D, which on a CPU is 20 times slower.
     self.depthwise = cpu.DepthwiseConv2D(
       7, padding="same", depthwise_initializer=_initializer()
@@ -134,6 +132,10 @@ class _Block(tf.keras.layers.Layer):
     x = self.widen(self.norm(self.depthwise(x, training=training)))
     x = cpu.elementwise(self._gelu, x, training=training)
     return self.narrow(x) * self.scale
+
+
+def _tanh_gelu(x):
+  return tf.nn.gelu(x, approximate=True)
 
 
 def _conv(channels, size):

@@ -17,6 +17,7 @@ XLA (a TPU) and outside of training, these are TensorFlow's own ops.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -67,7 +68,8 @@ def elementwise(
   """`function(x)`, in one pass over memory; and its gradient in one as well.
 
   Args:
-    function: Of a float32 tensor, each element by itself.
+    function: Of a float32 tensor, each element by itself. The same object for
+      the same function, which is compiled once.
     x: float.
     training: Whether a gradient will be wanted.
 
@@ -76,6 +78,18 @@ def elementwise(
   """
   if not _applies(training):
     return function(x)
+  forward, backward = _compiled(function)
+
+  @tf.custom_gradient
+  def both(x):
+    return forward(x), lambda gradient: backward(x, gradient)
+
+  return both(x)
+
+
+@functools.cache  # XLA compiles each once for a shape, and not once a layer.
+def _compiled(function):
+  """An elementwise function and what its gradient makes of (x, gradient)."""
 
   @tf.function(jit_compile=True, autograph=False)
   def forward(x):
@@ -91,11 +105,7 @@ def elementwise(
       tape.gradient(y, wide, tf.cast(gradient, tf.float32)), x.dtype
     )
 
-  @tf.custom_gradient
-  def both(x):
-    return forward(x), lambda gradient: backward(x, gradient)
-
-  return both(x)
+  return forward, backward
 
 
 def _applies(training):
