@@ -25,15 +25,8 @@ _AUDAX = [f"gin/audax/{model}.gin" for model in audax.MODELS]
 
 
 def _hlo(gin_file, stage, *bindings):
-  config.load(
-    [gin_file],
-    [
-      *bindings,
-      "LogMel.engine = 'matmul'",  # As on a TPU.
-      "train.precision = 'mixed_bfloat16'",
-      "train.global_batch_size = 2",
-      "Pipeline.crop_seconds = 0.5",
-    ],
+  compilation.load_as_on_tpu(
+    [gin_file], [*bindings, "Pipeline.crop_seconds = 0.5"], batch_size=2
   )
   return compilation.loop_hlo(num_classes=5, num_steps=2, stage=stage)
 

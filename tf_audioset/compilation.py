@@ -8,20 +8,46 @@ a shape that is not static, is refused here as well.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 
 import gin
 import tensorflow as tf
 
-from tf_audioset import training
+from tf_audioset import config, training
+
+
+def load_as_on_tpu(
+  gin_files: Sequence[str],
+  bindings: Sequence[str] = (),
+  *,
+  batch_size: int,
+  precision: str = "mixed_bfloat16",
+) -> None:
+  """`config.load` of an experiment, with the front end of a TPU.
+
+  Args:
+    gin_files: Experiment.
+    bindings: Lines of gin.
+    batch_size: Of one core.
+    precision: As `train.precision`.
+  """
+  config.load(
+    gin_files,
+    [
+      *bindings,
+      "LogMel.engine = 'matmul'",
+      f"train.precision = '{precision}'",
+      f"train.global_batch_size = {batch_size}",
+    ],
+  )
 
 
 def loop_hlo(
   *, num_classes: int, num_steps: int, stage: str = "optimized_hlo"
 ) -> str:
-  """Compiles the loop of the experiment that `config.load` has read.
+  """Compiles the loop of the experiment that `load_as_on_tpu` has read.
 
-  Front end, augmentation, forward, backward and update are in it; the front
-  end's engine must be "matmul", as on a TPU.
+  Front end, augmentation, forward, backward and update are in it.
 
   Args:
     num_classes: Width of the targets.

@@ -42,16 +42,13 @@ def main() -> None:
       "--xla_backend_optimization_level=0 "
       "--xla_llvm_disable_expensive_passes=true"
     )
-    from tf_audioset import compilation, config
+    from tf_audioset import compilation
 
-    config.load(
+    compilation.load_as_on_tpu(
       FLAGS.gin_file,
-      [
-        *FLAGS.gin_bindings,
-        "LogMel.engine = 'matmul'",
-        f"train.precision = '{FLAGS.precision}'",
-        f"train.global_batch_size = {FLAGS.batch_size}",
-      ],
+      FLAGS.gin_bindings,
+      batch_size=FLAGS.batch_size,
+      precision=FLAGS.precision,
     )
     compilation.loop_hlo(num_classes=FLAGS.num_classes, num_steps=1)
     reports = pathlib.Path(folder).glob("*train_on*buffer-assignment.txt")

@@ -48,16 +48,10 @@ def _experiment_hlo(clips_a_core: int) -> tuple[str, int]:
   """HLO of the step, and the bytes of a clip that the host sends."""
   import gin
 
-  from tf_audioset import compilation, config
+  from tf_audioset import compilation
 
-  config.load(
-    FLAGS.gin_file,
-    [
-      *FLAGS.gin_bindings,
-      "LogMel.engine = 'matmul'",
-      "train.precision = 'mixed_bfloat16'",
-      f"train.global_batch_size = {clips_a_core}",
-    ],
+  compilation.load_as_on_tpu(
+    FLAGS.gin_file, FLAGS.gin_bindings, batch_size=clips_a_core
   )
   samples = gin.get_bindings("train")["pipeline"].crop_samples
   hlo = compilation.loop_hlo(
