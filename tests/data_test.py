@@ -103,6 +103,17 @@ def test_another_seed_is_another_order(split):
   assert (first[0][0] != second[0][0]).any()
 
 
+@pytest.mark.parametrize("of_the_program", [0, 7])
+def test_the_programs_own_seed_changes_nothing(split, of_the_program):
+  expected = _training(split, 2)
+  tf.random.set_seed(of_the_program)
+  try:
+    actual = _training(split, 2)
+  finally:
+    tf.random.set_seed(None)
+  np.testing.assert_equal(actual, expected)
+
+
 def test_two_hosts_share_the_stream(split):
   def host(i):
     context = tf.distribute.InputContext(2, i, 2)

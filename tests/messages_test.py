@@ -22,6 +22,14 @@ Detected at node Assert
 {{function_node __inference_f}} assertion failed: [clip a: broken] [Op:Next]
 \t [[{{node Assert}}]]"""
 
+_TRACED = """in user code:
+
+    File "/a/b.py", line 1, in f  *
+        x = g(y)
+
+    ValueError: 3 is too many
+"""
+
 
 @pytest.mark.parametrize(
   ("message", "line"),
@@ -37,6 +45,8 @@ Detected at node Assert
       "data)), also after 7 more tries",
     ),
     (_GRAPH, "clip a: broken"),
+    (_TRACED, "3 is too many"),
+    (f"{_TRACED}\n  In call to configurable 'f'", "3 is too many"),
     ("  ", "unknown"),
     ("as it is", "as it is"),
   ],

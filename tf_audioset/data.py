@@ -185,8 +185,10 @@ class Pipeline:
       for i, worker in enumerate(workers)
     ]
     turns = tf.data.Dataset.range(len(workers)).repeat()
-    return tf.data.Dataset.choose_from_datasets(of_each, turns).prefetch(
-      tf.data.AUTOTUNE
+    return untuned(
+      tf.data.Dataset.choose_from_datasets(of_each, turns).prefetch(
+        tf.data.AUTOTUNE
+      )
     )
 
   def training_ids(
@@ -263,6 +265,9 @@ class Pipeline:
     start = first_position % split.num_clips
 
     def one_epoch(epoch):
+      # Of this function's graph: `shuffle` would mix in the program's seed, and
+      # fail if that is 0.
+      tf.random.set_seed(None)
       # Hashed, so that neighbouring seeds and epochs share nothing.
       order_seed = tf.cast(
         randomness.bits([2], tf.stack([seed, epoch])), tf.int64
@@ -333,7 +338,7 @@ def full_clips(
       return ids[0], pad(waveforms[0], min_samples, padding), targets[0]
 
   clips, _ = _numbered(split, split.num_clips)
-  return (
+  return untuned(
     clips.map(example, num_parallel_calls=tf.data.AUTOTUNE)
     .group_by_window(
       key_func=lambda _, waveform, __: tf.size(waveform, tf.int64),
@@ -373,9 +378,23 @@ def whole_clips(
   else:
     numbers = tf.data.Dataset.range(first, split.num_clips)
     clips = _read(split, numbers, lambda number: number)
-  return clips.map(example, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
-    tf.data.AUTOTUNE
+  return untuned(
+    clips.map(example, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
+      tf.data.AUTOTUNE
+    )
   )
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """The dataset without TensorFlow's tuning while it runs.
+
+  AUTOTUNE is one call a core then, at most 16. The thread that would tune
+  sleeps longer and longer, up to a minute, and is not always woken when an
+  iterator ends, which waits for it: seconds at the end of each evaluation.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return dataset.with_options(options)
 
 
 def clip_at(positions: tf.Tensor, num_clips: int, seed: tf.Tensor) -> tf.Tensor:
@@ -566,11 +585,12 @@ def _in_groups(clips, decode, batch_size):
         tf.reshape(part, [batch_size, *part.shape[2:]]) for part in parts
       )
     )
-  return batches.map(
+  batches = batches.map(
     lambda *parts: tuple(
       tf.ensure_shape(part, [batch_size, *part.shape[1:]]) for part in parts
     )
-  ).prefetch(tf.data.AUTOTUNE)
+  )
+  return untuned(batches.prefetch(tf.data.AUTOTUNE))
 
 
 def _numbered(split, num_positions, context=None):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Callable
 
 import tensorflow as tf
 from official.common import distribute_utils
@@ -78,6 +79,23 @@ def _num_workers() -> int:
     ) from e
 
 
+def batches(
+  strategy: tf.distribute.Strategy,
+  dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+):
+  """What each replica gets of a dataset, in turn; to be iterated over.
+
+  Args:
+    strategy: Where the replicas are.
+    dataset: Makes a host's share of the batches.
+  """
+  one_device = isinstance(strategy, tf.distribute.OneDeviceStrategy)
+  if one_device and _kind(strategy) == "CPU":
+    # There is no device to send them to, by two more threads.
+    return dataset(tf.distribute.InputContext())
+  return strategy.distribute_datasets_from_function(dataset)
+
+
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
   """Whether this process is the one of its run that writes."""
   if not has_peers(strategy):
@@ -119,9 +137,13 @@ def is_remote(strategy: tf.distribute.Strategy) -> bool:
 def describe(strategy: tf.distribute.Strategy) -> str:
   """One line for the log, such as "1 replica on CPU"."""
   count = strategy.num_replicas_in_sync
-  kind = strategy.extended.worker_devices[0].split("device:")[-1].split(":")[0]
-  line = f"{count} replica{'s' if count > 1 else ''} on {kind}"
+  line = f"{count} replica{'s' if count > 1 else ''} on {_kind(strategy)}"
   if is_remote(strategy):
     num_hosts = strategy.extended.num_hosts
     line += f" of {num_hosts} other host{'s' if num_hosts > 1 else ''}"
   return line
+
+
+def _kind(strategy):
+  """Of its devices: CPU, GPU or TPU."""
+  return strategy.extended.worker_devices[0].split("device:")[-1].split(":")[0]

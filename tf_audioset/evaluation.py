@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import metrics, records
+from tf_audioset import data, distribution, metrics, records
 
 
 class Evaluator:
@@ -35,10 +35,11 @@ class Evaluator:
     self._strategy = strategy
     self._tagger = tagger
     self._shape = (split.num_clips, num_classes)
-    self._batches = strategy.distribute_datasets_from_function(
+    self._batches = distribution.batches(
+      strategy,
       lambda context: pipeline.centre_crops(
         split, num_classes=num_classes, batch_size=batch_size, context=context
-      )
+      ),
     )
 
   def evaluate(
@@ -227,12 +228,11 @@ def _labels(split, num_classes):
       return batch["id"], tf.identity(targets)
 
   parallel = tf.data.AUTOTUNE
-  return (
+  return data.untuned(
     records.read_shards(split.files, split.compression, parallel)
     .batch(256)
     .map(read, num_parallel_calls=parallel)
-    .as_numpy_iterator()
-  )
+  ).as_numpy_iterator()
 
 
 def count_positives(

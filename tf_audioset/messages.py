@@ -26,6 +26,9 @@ def first_line(message: str) -> str:
       + (f" ({reason})" if reason else "")
       + (f", also after {tries[1]} more tries" if tries else "")
     )
+  # Where a graph is made, the reason is the last of the indented lines.
+  if message.startswith("in user code:"):
+    message = re.findall(r"^ {4,}(\S.*)$", message, re.MULTILINE)[-1]
   # TensorFlow puts the place before the reason, indented or under a heading.
   headings = ("Graph execution error", "Detected at node", "<stack traces")
   for line in message.splitlines():

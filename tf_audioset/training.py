@@ -257,7 +257,8 @@ def train(
     batch_size=global_batch_size,
   )
   batches = iter(
-    strategy.distribute_datasets_from_function(
+    distribution.batches(
+      strategy,
       lambda context: pipeline.training(
         training,
         num_classes=num_classes,
@@ -266,7 +267,7 @@ def train(
         first_step=first_step,
         context=context,
         workers=data_workers,
-      )
+      ),
     )
   )
   report = reporting.Report(
