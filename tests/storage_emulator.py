@@ -83,8 +83,9 @@ class Emulator:
       "NO_GCE_CHECK": "true",  # No search for credentials.
       "GOOGLE_APPLICATION_CREDENTIALS": "",
       "CLOUDSDK_CONFIG": str(folder),
-      # 1 s, doubled each time, for a real bucket.
-      "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "10000",
+      # 1 s, doubled each time, for a real bucket; of anything above 0, another
+      # random part of a second would come on top.
+      "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "0",
     }
 
   def __enter__(self):
