@@ -3,6 +3,7 @@
 
 import io
 import json
+import os
 import pathlib
 import shutil
 
@@ -297,7 +298,9 @@ print(json.dumps({
 """
   )
   answer = json.loads(
-    command.succeed(script, exported[1], cwd=tmp_path).splitlines()[-1]
+    command.succeed(
+      script, exported[1], cwd=tmp_path, env=os.environ
+    ).splitlines()[-1]
   )
   assert answer["input"] == ["waveform", "float32", [None, None]]
   assert answer["outputs"] == ["embedding", "scores"]
@@ -323,7 +326,9 @@ def _run_in_c(saved_model, folder, signature, inputs):
   )
   names = sorted(signature.outputs)
   tensors = [signature.outputs[name].name for name in names]
-  command.succeed("tests/c_api.py", saved_model, folder, *tensors)
+  command.succeed(
+    "tests/c_api.py", saved_model, folder, *tensors, env=os.environ
+  )
   with np.load(folder / "outputs.npz") as file:
     return dict(zip(names, file.values()))
 

@@ -27,6 +27,8 @@ _PARALLEL_READS = 64
 _GROUP = 64
 # The end of an endless stream.
 _FOREVER = 1 << 62
+# Nothing here needs AutoGraph, which would take seconds to rewrite all of it.
+_as_written = tf.autograph.experimental.do_not_convert
 
 
 def pad(waveform: tf.Tensor, min_samples: int, padding: str) -> tf.Tensor:
@@ -109,6 +111,7 @@ class Pipeline:
     self._shuffle_clips = shuffle_clips
     self._decoder = decoder
 
+  @_as_written
   def training(
     self,
     split: records.Split,
@@ -191,6 +194,7 @@ class Pipeline:
       )
     )
 
+  @_as_written
   def training_ids(
     self, split: records.Split, *, batch_size: int, seed: int, step: int
   ) -> list[str]:
@@ -206,6 +210,7 @@ class Pipeline:
     ids = clips.map(lambda _, clip: records.parse_example(clip["record"])["id"])
     return [clip_id.decode() for clip_id in ids.as_numpy_iterator()]
 
+  @_as_written
   def centre_crops(
     self,
     split: records.Split,
@@ -304,6 +309,7 @@ class Pipeline:
     return ids, waveforms, targets, errors
 
 
+@_as_written
 def full_clips(
   split: records.Split,
   *,
@@ -349,6 +355,7 @@ def full_clips(
   )
 
 
+@_as_written
 def whole_clips(
   split: records.Split, *, num_classes: int, first: int = 0
 ) -> tf.data.Dataset:

@@ -82,7 +82,7 @@ class Evaluator:
     thresholds = np.exp(thresholds - 1e-4)
     return metrics.evaluate(scores, targets), thresholds, f1
 
-  @tf.function
+  @tf.function(autograph=False)
   def _score(self, batch):
     def replica(index, waveform, targets):
       logits = self._tagger(waveform)
@@ -215,6 +215,7 @@ def read_labels(
   return ids[order], np.concatenate(targets)[order]
 
 
+@tf.autograph.experimental.do_not_convert
 def _labels(split, num_classes):
   """Ids and targets of some hundred records at a time, their audio skipped."""
 

@@ -92,7 +92,8 @@ def export(
     }
 
   @tf.function(
-    input_signature=[tf.TensorSpec([None, None], tf.float32, name="waveform")]
+    autograph=False,
+    input_signature=[tf.TensorSpec([None, None], tf.float32, name="waveform")],
   )
   def score(waveform):
     return outputs(data.pad(_checked(waveform), min_samples, padding))
@@ -100,7 +101,8 @@ def export(
   batch_size, num_samples = batch_shape
 
   @tf.function(
-    input_signature=[tf.TensorSpec(batch_shape, tf.float32, name="waveform")]
+    autograph=False,
+    input_signature=[tf.TensorSpec(batch_shape, tf.float32, name="waveform")],
   )
   def score_batch(waveform):
     padded = data.pad(_checked(waveform), min_samples, padding)
@@ -109,7 +111,7 @@ def export(
     # XLA has no float64 FFT.
     return outputs(padded, engine="matmul")
 
-  @tf.function(input_signature=[])
+  @tf.function(autograph=False, input_signature=[])
   def describe():
     return {
       "mid": tf.constant(classes.mids),
@@ -261,7 +263,10 @@ def _checked(waveform: tf.Tensor) -> tf.Tensor:
 def _wav_function(score):
   """The signature `wav`; `score` is a concrete function, `serving_default`."""
 
-  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="wav")])
+  @tf.function(
+    autograph=False,
+    input_signature=[tf.TensorSpec([None], tf.string, name="wav")],
+  )
   def score_wav(wav):
     # One clip at a time: the lengths of its neighbours must not matter.
     return tf.map_fn(
@@ -301,11 +306,12 @@ def _timeline_function(score):
   """The signature `timeline`; `score` is as in `_wav_function`."""
 
   @tf.function(
+    autograph=False,
     input_signature=[
       tf.TensorSpec([None, None], tf.float32, name="waveform"),
       tf.TensorSpec([], tf.float32, name="window_seconds"),
       tf.TensorSpec([], tf.float32, name="hop_seconds"),
-    ]
+    ],
   )
   def score_timeline(waveform, window_seconds, hop_seconds):
     waveform = _with_two_axes(waveform)
@@ -504,7 +510,7 @@ class ReplicatedTagger:
     self.batch_size = spec.shape[0] * strategy.num_replicas_in_sync
     self.num_samples = spec.shape[1]
 
-    @tf.function(jit_compile=jit_compile or None)
+    @tf.function(autograph=False, jit_compile=jit_compile or None)
     def score_one(waveform):
       return batched(waveform=waveform)["scores"]
 

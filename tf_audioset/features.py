@@ -437,6 +437,7 @@ class LogSpectrogram(tf.keras.layers.Layer):
     engine = _resolve(engine or options["engine"])
     options["engine"] = engine
 
+    @tf.autograph.experimental.do_not_convert  # Half a second for nothing.
     def log_bands(waveform):
       bands = self._bands(waveform, options)
       return tf.math.log(tf.clip_by_value(bands, *self._limits))

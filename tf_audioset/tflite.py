@@ -32,7 +32,8 @@ def convert(
   """
 
   @tf.function(
-    input_signature=[tf.TensorSpec([1, None], tf.float32, name="waveform")]
+    autograph=False,
+    input_signature=[tf.TensorSpec([1, None], tf.float32, name="waveform")],
   )
   def score(waveform):
     padded = data.pad(waveform, min_samples, padding)

@@ -46,7 +46,9 @@ class Trainer:
     self._seed = seed
     self._clip_norm = clip_norm
     self._num_parts = accumulate_steps
-    self._step = tf.function(self._step, jit_compile=jit_compile or None)
+    self._step = tf.function(
+      self._step, autograph=False, jit_compile=jit_compile or None
+    )
 
     def on_device(value):
       # The same on each replica: nothing is sent when it is read.
@@ -117,7 +119,7 @@ class Trainer:
       self._strategy.run(self._step, args=((waveforms[i], targets[i]),))
     return self._end_loop(num_steps)
 
-  @tf.function
+  @tf.function(autograph=False)
   def is_finite(self) -> tf.Tensor:
     """Bool scalar: whether all weights and statistics of the model are."""
 
@@ -199,9 +201,12 @@ class Trainer:
       tf.reshape(x, [self._num_parts, -1, *x.shape[1:]])
       for x in (waveforms, targets)
     )
-    loss, gradients = tf.constant(0.0), [tf.zeros(v.shape) for v in variables]
-    for i in tf.range(self._num_parts):
-      part_loss, part_gradients = of_part(i, waveforms[i], targets[i])
-      loss += part_loss
-      gradients = [a + b for a, b in zip(gradients, part_gradients)]
-    return loss, gradients
+    nothing = tf.constant(0.0), [tf.zeros(v.shape) for v in variables]
+
+    def add(i, *sums):
+      part = of_part(i, waveforms[i], targets[i])
+      return i + 1, *tf.nest.map_structure(tf.add, sums, part)
+
+    return tf.while_loop(lambda i, *_: i < self._num_parts, add, (0, *nothing))[
+      1:
+    ]
