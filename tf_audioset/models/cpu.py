@@ -113,9 +113,14 @@ def _applies(training):
     training
     and not tf.executing_eagerly()
     and not tf.config.list_logical_devices("GPU")
-    and not control_flow_util.GraphOrParentsInXlaContext(
-      tf.compat.v1.get_default_graph()
-    )
+    and not in_xla()
+  )
+
+
+def in_xla() -> bool:
+  """Whether what is being built will be compiled by XLA, as on a TPU."""
+  return control_flow_util.GraphOrParentsInXlaContext(
+    tf.compat.v1.get_default_graph()
   )
 
 
