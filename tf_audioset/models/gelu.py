@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla
 
 from tf_audioset.models import cpu
 
@@ -43,12 +44,19 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def _bfloat16_gelu(x):
-  wide = tf.cast(x, tf.float32)
-  square = tf.square(wide)
-  phi = tf.sigmoid(wide * tf.math.polyval(_COEFFICIENTS, square))
-
   def gradient(dy):
-    density = tf.exp(-0.5 * square - 0.5 * np.log(2 * np.pi))
-    return tf.cast(tf.cast(dy, tf.float32) * (phi + wide * density), x.dtype)
+    # Phi is computed again: to keep it would take twice the memory of x.
+    [again] = xla.optimization_barrier(x)
+    wide, distribution = _widened(again)
+    density = tf.exp(-0.5 * tf.square(wide) - 0.5 * np.log(2 * np.pi))
+    slope = distribution + wide * density
+    return tf.cast(tf.cast(dy, tf.float32) * slope, x.dtype)
 
-  return tf.cast(wide * phi, x.dtype), gradient
+  wide, distribution = _widened(x)
+  return tf.cast(wide * distribution, x.dtype), gradient
+
+
+def _widened(x):
+  """In float32, x and Phi(x)."""
+  x = tf.cast(x, tf.float32)
+  return x, tf.sigmoid(x * tf.math.polyval(_COEFFICIENTS, tf.square(x)))
