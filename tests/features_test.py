@@ -203,6 +203,20 @@ def test_fixed_point_sums_are_those_of_float64_and_know_no_order(monkeypatch):
     np.testing.assert_array_equal(product, other)
 
 
+def test_the_mirrored_product_is_that_with_every_second_row_negated():
+  a, b = _cancelling_terms()
+  numbers, unit = features.fixed_point(tf.constant(a[:, :199]))
+  product = features.fixed_point_matmul(numbers, b[:199], mirrored=True)
+  actual = (product * unit).numpy()
+  negated = b[:199] * np.resize([1.0, -1.0], [199, 1])
+  exact = a[:, :199].astype(np.float64) @ np.concatenate(
+    [b[:199], negated], axis=1
+  )
+  limit = np.abs(a).max(axis=1, keepdims=True) * 2e-8
+  assert actual.shape == (60, 40)
+  assert (np.abs(actual - exact) <= limit + 1e-7 * np.abs(exact)).all()
+
+
 @pytest.mark.parametrize("num_terms", [256, 257, 819])
 def test_the_greatest_sums_in_fixed_point_are_whole(monkeypatch, num_terms):
   """Of slices that are all as large as they can be, in any order."""
@@ -234,15 +248,23 @@ def test_fixed_point_sums_of_too_many_terms_are_refused():
     features.fixed_point_matmul(tf.ones([1, 820], tf.int32), np.ones([820, 1]))
 
 
+# Even windows and transforms (centred) have bins that mirror each other about
+# the middle one, which 1022 and 1026 have not.
 @pytest.mark.parametrize("alignment", features.ALIGNMENTS)
 @pytest.mark.parametrize("window_samples", [400, 401, 800])
-def test_the_folded_transform_is_that_of_numpy(alignment, window_samples):
+@pytest.mark.parametrize("fft_samples", [1022, 1023, 1024, 1026])
+def test_the_folded_transform_is_that_of_numpy(
+  alignment, window_samples, fft_samples
+):
   waveform = np.random.default_rng(3).normal(size=(1, 4000)).astype(np.float32)
-  options = dict(window_samples=window_samples, alignment=alignment)
   actual = features.power_spectrogram(
-    tf.constant(waveform), engine="matmul", bins=range(3, 500), **options
+    tf.constant(waveform),
+    window_samples=window_samples,
+    fft_samples=fft_samples,
+    alignment=alignment,
+    engine="matmul",
   )
-  edge = 512 if alignment == "audax" else window_samples // 2
+  edge = fft_samples // 2 if alignment == "audax" else window_samples // 2
   padded = np.pad(waveform[0].astype(np.float64), edge, "reflect")
   frames = np.lib.stride_tricks.sliding_window_view(padded, window_samples)
   window = (
@@ -250,9 +272,47 @@ def test_the_folded_transform_is_that_of_numpy(alignment, window_samples):
     if alignment == "audax"
     else np.hanning(window_samples + 1)[:-1]
   )
-  spectrum = np.fft.rfft(frames[::160] * window, 1024)[:, 3:500]
+  spectrum = np.fft.rfft(frames[::160] * window, fft_samples)
   np.testing.assert_allclose(
-    actual[0], np.abs(spectrum) ** 2, rtol=1e-4, atol=1e-12
+    actual[0], np.abs(spectrum) ** 2, rtol=1e-4, atol=1e-9
+  )
+
+
+@pytest.mark.parametrize("engine", ["fft", "matmul", "fft32"])
+@pytest.mark.parametrize("alignment", features.ALIGNMENTS)
+@pytest.mark.parametrize(
+  "bins",
+  [range(3, 500), [256], [512], range(250, 260), range(5, 100), []],
+  ids=str,
+)
+def test_filters_sum_the_bins(engine, alignment, bins):
+  waveform = np.random.default_rng(3).normal(size=(1, 4000)).astype(np.float32)
+  filters = np.zeros([513, 3])
+  # One leaves nothing out, so that no bin is there twice.
+  filters[bins, 0] = 1.0
+  filters[bins, 1] = np.random.default_rng(5).uniform(size=len(bins))
+  options = dict(alignment=alignment, engine=engine)
+  power = features.power_spectrogram(waveform, **options).numpy()
+  actual = features.power_spectrogram(waveform, filters=filters, **options)
+  np.testing.assert_allclose(actual, power @ filters, rtol=1e-5, atol=1e-9)
+
+
+def test_faint_bins_that_mirror_a_loud_one_keep_their_digits():
+  """They are differences of sums that are nearly equal."""
+  tone = 0.5 * np.sin(2 * np.pi * 700.3 / 16000 * np.arange(16000))
+  noise = 1e-5 * np.random.default_rng(6).normal(size=16000)
+  waveform = (tone + noise)[np.newaxis].astype(np.float32)
+  fft, matmul = (
+    np.sqrt(features.power_spectrogram(waveform, engine=engine))
+    for engine in ("fft", "matmul")
+  )
+  # From 7187 to 7422 Hz: 7299.7 mirrors the tone. Away from its ends.
+  faint = (0, slice(3, -3), slice(460, 475))
+  loudest = fft.max()
+  assert np.median(fft[faint]) < 1e-5 * loudest
+  # Two sums rounded to float32 would be off by 3e-8.
+  np.testing.assert_allclose(
+    matmul[faint], fft[faint], rtol=0, atol=1e-9 * loudest
   )
 
 

@@ -283,12 +283,13 @@ def test_a_step_by_the_command_line():
   assert counts["expected_samples_per_s"] == pytest.approx(
     0.72 * counts["samples_per_s"]
   )
-  # Of the transform alone: two products of [frames, 200 a slice] with 496
-  # bins, in orders of 1 to 4 slices.
+  # Of the transform alone, for the real and the imaginary part: of the highest
+  # order a product of [frames, 200] with 506 bins; of the others, of 2 to 4
+  # slices, two of [frames, 100 a slice] with half of the bins.
   frames = 128 * 501
-  transform = 2 * 2 * frames * (200 + 400 + 600 + 800) * 496
+  transform = 2 * 2 * frames * (200 * 506 + 2 * (200 + 300 + 400) * 253)
   # And of the bands: three parts of the powers with 4, 3 and 2 of the filters.
-  bands = 2 * frames * 496 * (4 + 3 + 2) * 64
+  bands = 2 * frames * 505 * (4 + 3 + 2) * 64
   head = 3 * 2 * 128 * 527
   dot = counts["kinds"]["dot"]["matrix_flops"] - transform - bands
   assert dot % head == 0 and 64 <= dot // head <= 512

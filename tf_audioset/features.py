@@ -122,8 +122,7 @@ def power_spectrogram(
   fft_samples: int = 1024,
   alignment: str = "centred",
   engine: str = "auto",
-  bins: range | None = None,
-  summed: bool = True,
+  filters: np.ndarray | None = None,
 ) -> tf.Tensor:
   """Squared magnitude of the short-time Fourier transform.
 
@@ -135,15 +134,13 @@ def power_spectrogram(
     fft_samples: Length that the windowed frame is zero-padded to.
     alignment: One of `ALIGNMENTS`, see the module's docstring.
     engine: One of `ENGINES`, see the module's docstring.
-    bins: Which bins "matmul" computes, by default all, as the others do.
-    summed: False, which "matmul" does not have, leaves the squares of a bin's
-      real and imaginary parts side by side, for a sum of bins to add.
+    filters: float64 [fft_samples // 2 + 1, num_bands], as of `mel_filterbank`:
+      the sums of bins that are wanted in place of the bins.
 
   Returns:
-    float32 [batch, num_frames, fft_samples // 2 + 1], twice as many if they
-    are not summed, num_frames =
-    1 + (num_samples + 2 * edge - window_samples) // hop_samples, where edge is
-    window_samples // 2 (centred) or fft_samples // 2 (audax).
+    float32 [batch, num_frames, fft_samples // 2 + 1], or num_bands, num_frames
+    = 1 + (num_samples + 2 * edge - window_samples) // hop_samples, where edge
+    is window_samples // 2 (centred) or fft_samples // 2 (audax).
 
   Raises:
     ValueError: If `alignment` or `engine` is unknown, or the window is longer
@@ -165,25 +162,32 @@ def power_spectrogram(
   padded = tf.pad(waveform, [[0, 0], [edge, edge]], mode="REFLECT")
   frames = tf.signal.frame(padded, window_samples, hop_samples)
   engine = _resolve(engine)
-  if engine != "matmul":
-    dtype = tf.float64 if engine == "fft" else tf.float32
-    spectrum = tf.signal.rfft(
-      tf.cast(frames, dtype) * tf.constant(window, dtype), [fft_samples]
+  if engine == "matmul":
+    num_bins = fft_samples // 2 + 1
+    power, bins = _folded_power(
+      frames,
+      window,
+      window_samples if centred else window_samples - 1,
+      fft_samples,
+      range(num_bins) if filters is None else _range_with_weight(filters),
     )
-    if not summed:
-      parts = tf.cast(tf.bitcast(spectrum, dtype), tf.float32)
-      batch_size, num_frames = tf.unstack(tf.shape(frames)[:2])
-      return tf.square(
-        tf.reshape(parts, [batch_size, num_frames, fft_samples + 2])
-      )
-    real, imaginary = tf.math.real(spectrum), tf.math.imag(spectrum)
-  else:
-    angles = (
-      2 * np.pi / fft_samples * np.array(bins or range(fft_samples // 2 + 1))
-    )
-    period = window_samples if centred else window_samples - 1
-    real, imaginary = _folded_dft(frames, window, period, angles)
-  return tf.cast(tf.square(real) + tf.square(imaginary), tf.float32)
+    if filters is not None:
+      return exact_matmul(power, filters[bins])
+    top = np.argmax(bins)
+    return tf.concat([power[..., :top], tf.reverse(power[..., top:], [-1])], -1)
+  dtype = tf.float64 if engine == "fft" else tf.float32
+  spectrum = tf.signal.rfft(
+    tf.cast(frames, dtype) * tf.constant(window, dtype), [fft_samples]
+  )
+  if engine == "fft" and filters is not None:
+    # The sum of the bins adds the squares of real and imaginary parts as well.
+    parts = tf.cast(tf.bitcast(spectrum, dtype), tf.float32)
+    batch_size, num_frames = tf.unstack(tf.shape(frames)[:2])
+    parts = tf.reshape(parts, [batch_size, num_frames, fft_samples + 2])
+    return _banded_matmul(tf.square(parts), np.repeat(filters, 2, axis=0), 16)
+  real, imaginary = tf.math.real(spectrum), tf.math.imag(spectrum)
+  power = tf.cast(tf.square(real) + tf.square(imaginary), tf.float32)
+  return power if filters is None else _banded_matmul(power, filters, 2)
 
 
 # Of the terms of a sum in fixed point.
@@ -217,7 +221,9 @@ def fixed_point(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   return tf.cast(tf.round(x * inverse * 2.0**29), tf.int32), scale * 2.0**-29
 
 
-def fixed_point_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
+def fixed_point_matmul(
+  a: tf.Tensor, b: np.ndarray, mirrored: bool = False
+) -> tf.Tensor:
   """`a @ b` for sums far smaller than their terms, in which these cancel.
 
   The sums of float32 products of full scale bury a faint band, differently on
@@ -230,9 +236,10 @@ def fixed_point_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
   Args:
     a: int32 [..., n], at most 2^31 - 128, n at most 819.
     b: float64 [n, m], a constant.
+    mirrored: Whether to multiply by `b` with every second row negated, too.
 
   Returns:
-    float32 [..., m].
+    float32 [..., m], or [..., 2 * m].
 
   Raises:
     ValueError: If n is above 819.
@@ -250,18 +257,37 @@ def fixed_point_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
   num_slices, num_bits = (4, 8) if num_terms <= 256 else (5, 7)
   b_scale = 2.0 ** (np.frexp(np.abs(b).max())[1] - 31)
   b_whole = np.round(b / b_scale).astype(np.int64)
-  a_slices = _slices(a, num_slices, num_bits, tf.bitwise.right_shift)
+  a_slices = [
+    tf.cast(x, tf.float32)
+    for x in _slices(a, num_slices, num_bits, tf.bitwise.right_shift)
+  ]
   b_slices = _slices(b_whole, num_slices, num_bits, np.right_shift)
   # Of one order are all products of a slice of a and one of b whose places add
-  # up to it. As one product it wastes the least of a matrix unit.
-  a_slices = tf.concat([tf.cast(x, tf.float32) for x in a_slices], -1)
-  b_slices = tf.constant(np.concatenate(b_slices[::-1]), tf.float32)
-  total = 0.0
-  for order in reversed(range(num_slices)):  # The smallest first.
-    end = (order + 1) * num_terms
-    product = tf.matmul(a_slices[..., :end], b_slices[-end:])
-    total = total * 2.0**-num_bits + product
-  return total * (b_scale * 4.0 ** (num_bits * (num_slices - 1)))
+  # up to it. As one product it wastes the least of a matrix unit. Those of even
+  # and of odd terms, half as long, give the mirrored ones as well.
+  step = 2 if mirrored else 1
+  rests = []
+  for i in range(step):
+    a_stack = tf.concat([x[..., i::step] for x in a_slices], -1)
+    b_stack = np.concatenate([x[i::step] for x in b_slices[::-1]])
+    rest = 0.0
+    for order in reversed(range(1, num_slices)):  # The smallest first.
+      end = (order + 1) * len(b[i::step])
+      product = tf.matmul(
+        a_stack[..., :end], tf.constant(b_stack[-end:], tf.float32)
+      )
+      rest = (rest + product) * 2.0**-num_bits
+    rests.append(rest)
+  # Where even and odd terms cancel, sum and difference of two rounded numbers
+  # would be too coarse for the highest order: it has products of its own.
+  highest = b_slices[0]
+  if mirrored:
+    rests = [tf.concat([rests[0] + rests[1], rests[0] - rests[1]], -1)]
+    sign = 1 - 2 * (np.arange(num_terms)[:, np.newaxis] % 2)
+    highest = np.concatenate([highest, highest * sign], axis=1)
+  product = tf.matmul(a_slices[0], tf.constant(highest, tf.float32))
+  unit = b_scale * 4.0 ** (num_bits * (num_slices - 1))
+  return (product + rests[0]) * unit
 
 
 def _slices(x, num_slices, num_bits, right_shift):
@@ -277,35 +303,49 @@ def _slices(x, num_slices, num_bits, right_shift):
   return [x, *slices[::-1]]
 
 
-def _folded_dft(frames, window, period, angles):
-  """The Fourier transform of windowed frames, by products in fixed point.
+def _folded_power(frames, window, period, fft_samples, bins):
+  """The power of windowed frames, by products in fixed point, folded twice.
 
   The window is the same on both sides of `period` / 2. With the phase counted
   from there, which a magnitude does not show, the real part needs the sums of
   two samples at the same distance alone, and the imaginary part their
   differences: half the terms.
 
+  If the distances are whole numbers and `fft_samples` is even, the cosines of
+  bin fft_samples / 2 - k are those of bin k, negated at odd distances, and the
+  sines are negated at even ones, or, but for the sign, at odd ones as well.
+
   Args:
     frames: float32 [..., window_samples].
     window: float64 [window_samples]; window[n] is window[period - n].
     period: In samples.
-    angles: float64 [num_bins], radians a sample.
+    fft_samples: Length of the transform.
+    bins: Those that are wanted, rising.
 
   Returns:
-    Real and imaginary part, float32 [..., num_bins].
+    float32 [..., num_bins]; and the bins, some more if it is cheaper, which
+    rise and then fall.
   """
+  nyquist, lower = fft_samples // 2, np.array(bins)
+  mirrored = period % 2 == fft_samples % 2 == 0
+  if mirrored:
+    lower = np.unique(np.minimum(lower, nyquist - lower))
+    bins = np.append(lower, nyquist - lower[2 * lower < nyquist])
   middle = (period + 1) // 2
   distance = np.arange(middle, len(window)) - period / 2
   # A sample in the middle is on both sides.
   weight = window[middle:] * np.where(distance == 0, 0.5, 1.0)
+  angles = 2 * np.pi / fft_samples * lower
   dft = weight[:, np.newaxis] * np.exp(1j * np.outer(distance, angles))
   numbers, unit = fixed_point(frames)
   after = numbers[..., middle:]
   before = numbers[..., period + 1 - len(window) : period + 1 - middle]
   before = tf.reverse(before, [-1])
-  real = fixed_point_matmul(after + before, dft.real)
-  imaginary = fixed_point_matmul(after - before, dft.imag)
-  return real * unit, imaginary * unit
+  real = fixed_point_matmul(after + before, dft.real, mirrored) * unit
+  imaginary = fixed_point_matmul(after - before, dft.imag, mirrored) * unit
+  power = tf.square(real) + tf.square(imaginary)
+  # A bin in the middle, which mirrors itself, is the last a second time.
+  return power[..., : len(bins)], bins
 
 
 def exact_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
@@ -421,6 +461,7 @@ class LogSpectrogram(tf.keras.layers.Layer):
       engine=engine,
     )
     self._limits = (min_power, max_power)
+    self._filters = None
 
   def call(self, waveform: tf.Tensor, engine: str | None = None) -> tf.Tensor:
     """Computes the log spectrogram.
@@ -434,12 +475,11 @@ class LogSpectrogram(tf.keras.layers.Layer):
       [batch, num_frames, num_mels].
     """
     options = dict(self._stft)  # Keras has wrapped it.
-    engine = _resolve(engine or options["engine"])
-    options["engine"] = engine
+    engine = options["engine"] = _resolve(engine or options["engine"])
 
     @tf.autograph.experimental.do_not_convert  # Half a second for nothing.
     def log_bands(waveform):
-      bands = self._bands(waveform, options)
+      bands = power_spectrogram(waveform, filters=self._filters, **options)
       return tf.math.log(tf.clip_by_value(bands, *self._limits))
 
     if engine != "fft" or tf.config.list_logical_devices("GPU"):
@@ -450,9 +490,6 @@ class LogSpectrogram(tf.keras.layers.Layer):
       waveform,
       parallel_iterations=os.cpu_count(),
     )
-
-  def _bands(self, waveform, options):
-    return power_spectrogram(waveform, **options)
 
 
 @gin.register
@@ -505,7 +542,7 @@ class LogMel(LogSpectrogram):
       alignment,
       engine,
     )
-    self._filterbank = mel_filterbank(
+    self._filters = mel_filterbank(
       num_mels=num_mels,
       fft_samples=fft_samples,
       sample_rate_hz=sample_rate_hz,
@@ -514,14 +551,3 @@ class LogMel(LogSpectrogram):
       mel_scale=mel_scale,
       area_normalised=area_normalised,
     )
-
-  def _bands(self, waveform, options):
-    engine, filters = options["engine"], self._filterbank
-    if engine == "matmul":
-      bins = _range_with_weight(filters)
-      power = power_spectrogram(waveform, bins=bins, **options)
-      return exact_matmul(power, filters[bins])
-    if engine == "fft32":
-      return _banded_matmul(power_spectrogram(waveform, **options), filters, 2)
-    squares = power_spectrogram(waveform, summed=False, **options)
-    return _banded_matmul(squares, np.repeat(filters, 2, axis=0), 16)

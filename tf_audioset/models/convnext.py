@@ -9,7 +9,7 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import cpu, pooling, stochastic
+from tf_audioset.models import cpu, gelu, pooling, stochastic
 
 # Blocks and channels of the four stages: section 3.1 of the paper.
 _VARIANTS = {
@@ -107,7 +107,7 @@ class _Block(tf.keras.layers.Layer):
   def __init__(self, channels, approximate_gelu):
     super().__init__()
     self._channels = channels
-    self._gelu = _tanh_gelu if approximate_gelu else tf.nn.gelu
+    self._gelu = _tanh_gelu if approximate_gelu else gelu.gelu
     # Not a grouped Conv2D, which on a CPU is 20 times slower.
     self.depthwise = cpu.DepthwiseConv2D(
       7, padding="same", depthwise_initializer=_initializer()

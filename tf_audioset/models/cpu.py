@@ -8,7 +8,8 @@ XLA (a TPU) and outside of training, these are TensorFlow's own ops.
                           gradient of kernels above 3x3. It has no explicit
                           padding, so that asking for that leaves it out. In
                           bfloat16 it is slow at the input gradient of strided
-                          ones: they are made in float32.
+                          ones: they are made in float32. (And a TPU, where XLA
+                          compiles in bfloat16, has `depthwise.py`.)
   convolutions            oneDNN is slow as well at the filter gradient of many
                           channels in bfloat16: here it is a product for each
                           tap.
@@ -22,6 +23,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
+
+from tf_audioset.models import depthwise
 
 # Below, oneDNN's filter gradients are as fast.
 _MIN_KERNEL = 5
@@ -52,13 +55,14 @@ class DepthwiseConv2D(tf.keras.layers.DepthwiseConv2D):
 
   def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
     strided = self.strides[0] > 1
-    if not (
-      _applies(training) and (strided or self.kernel_size[0] >= _MIN_KERNEL)
-    ):
+    large = self.kernel_size[0] >= _MIN_KERNEL
+    kernel = tf.convert_to_tensor(self.depthwise_kernel)
+    if large and not strided and inputs.dtype == tf.bfloat16 and in_xla():
+      outputs = depthwise.by_products(inputs, kernel)
+    elif (large or strided) and _applies(training):
+      outputs = _depthwise_conv2d(inputs, kernel, self.strides[0])
+    else:
       return super().call(inputs)
-    outputs = _depthwise_conv2d(
-      inputs, tf.convert_to_tensor(self.depthwise_kernel), self.strides[0]
-    )
     return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
 
 
@@ -113,9 +117,14 @@ def _applies(training):
     training
     and not tf.executing_eagerly()
     and not tf.config.list_logical_devices("GPU")
-    and not control_flow_util.GraphOrParentsInXlaContext(
-      tf.compat.v1.get_default_graph()
-    )
+    and not in_xla()
+  )
+
+
+def in_xla() -> bool:
+  """Whether what is being built will be compiled by XLA, as on a TPU."""
+  return control_flow_util.GraphOrParentsInXlaContext(
+    tf.compat.v1.get_default_graph()
   )
 
 
