@@ -488,6 +488,8 @@ def _inference(gin_file, precision, waveforms):
 
   from tf_audioset import export, labels
 
+  # As tools/predict.py has it, and docs/serving.md advises.
+  os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
   _, tagger, _, pipeline = _built(gin_file, precision)
   names = [f"class {i}" for i in range(FLAGS.num_classes)]
   with tempfile.TemporaryDirectory() as folder:

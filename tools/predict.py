@@ -102,6 +102,9 @@ def main(arguments: list[str]) -> int:
     raise ValueError(
       "--png_dir needs matplotlib: pip install 'tf_audioset[plot]'."
     )
+  # Read by oneDNN when it first computes: a model's weights do not change here,
+  # and are kept in the order that it computes in.
+  os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
   from tf_audioset import export, prediction
 
   tagger = export.ExportedTagger(FLAGS.saved_model)
