@@ -179,15 +179,21 @@ def power_spectrogram(
   spectrum = tf.signal.rfft(
     tf.cast(frames, dtype) * tf.constant(window, dtype), [fft_samples]
   )
-  if engine == "fft" and filters is not None:
-    # The sum of the bins adds the squares of real and imaginary parts as well.
-    parts = tf.cast(tf.bitcast(spectrum, dtype), tf.float32)
-    batch_size, num_frames = tf.unstack(tf.shape(frames)[:2])
-    parts = tf.reshape(parts, [batch_size, num_frames, fft_samples + 2])
-    return _banded_matmul(tf.square(parts), np.repeat(filters, 2, axis=0), 16)
+  power = _squared_magnitude(spectrum)
+  if filters is None:
+    return power
+  return _banded_matmul(power, filters, 16 if engine == "fft" else 2)
+
+
+def _squared_magnitude(spectrum):
+  is_double = spectrum.dtype == tf.complex128
+  if is_double and not tf.config.list_logical_devices("GPU"):
+    # In one pass, as complex numbers, which a CPU alone has the op for. Its
+    # real part; `tf.cast` would warn.
+    squares = tf.math.squared_difference(spectrum, tf.zeros([], tf.complex128))
+    return tf.raw_ops.Cast(x=squares, DstT=tf.float32)
   real, imaginary = tf.math.real(spectrum), tf.math.imag(spectrum)
-  power = tf.cast(tf.square(real) + tf.square(imaginary), tf.float32)
-  return power if filters is None else _banded_matmul(power, filters, 2)
+  return tf.cast(tf.square(real) + tf.square(imaginary), tf.float32)
 
 
 # Of the terms of a sum in fixed point.
