@@ -494,7 +494,8 @@ class LogSpectrogram(tf.keras.layers.Layer):
     return tf.map_fn(
       lambda clip: log_bands(clip[tf.newaxis])[0],
       waveform,
-      parallel_iterations=os.cpu_count(),
+      # Outside of a graph there is but one; another number warns.
+      parallel_iterations=1 if tf.executing_eagerly() else os.cpu_count(),
     )
 
 
