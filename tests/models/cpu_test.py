@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_audioset.models import cpu
+from tf_audioset.models import cpu, depthwise
 
 # Sums of bfloat16 products, rounded to bfloat16 (8 bits).
 _TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
@@ -65,7 +65,7 @@ def test_depthwise_convolution(size, stride, dtype):
   arguments = dict(kernel_size=size, strides=stride, padding="same")
   policy = "mixed_bfloat16" if dtype == "bfloat16" else "float32"
   graph = _compare(
-    cpu.DepthwiseConv2D(**arguments, dtype=policy),
+    depthwise.DepthwiseConv2D(**arguments, dtype=policy),
     tf.keras.layers.DepthwiseConv2D(**arguments),
     [2, 13, 6, 24],
     dtype,
@@ -94,7 +94,7 @@ def test_elementwise(function, dtype):
 def _op_types(training, jit_compile):
   layers = [
     cpu.Conv2D(128, 3, padding="same", use_bias=False, dtype="mixed_bfloat16"),
-    cpu.DepthwiseConv2D(5, padding="same", use_bias=False),
+    depthwise.DepthwiseConv2D(5, padding="same", use_bias=False),
   ]
   x = tf.zeros([1, 8, 8, 128])
   for layer in layers:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_audioset.models import cpu, depthwise
+from tf_audioset.models import depthwise
 
 
 def _tensorflows(x, kernel):
@@ -53,7 +53,7 @@ def test_value_and_gradients(num_frames, num_bands, size):
 def test_large_ones_are_products_in_bfloat16_under_xla(
   dtype, size, stride, compiled, is_product
 ):
-  layer = cpu.DepthwiseConv2D(size, stride, padding="same", dtype=dtype)
+  layer = depthwise.DepthwiseConv2D(size, stride, padding="same", dtype=dtype)
   x = tf.random.stateless_normal([2, 40, 8, 16], [1, 2])
   expected = layer(tf.cast(x, dtype))
   function = tf.function(layer, jit_compile=compiled)

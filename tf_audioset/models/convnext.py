@@ -9,7 +9,7 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import cpu, gelu, pooling, stochastic
+from tf_audioset.models import cpu, depthwise, gelu, pooling, stochastic
 
 # Blocks and channels of the four stages: section 3.1 of the paper.
 _VARIANTS = {
@@ -109,7 +109,7 @@ class _Block(tf.keras.layers.Layer):
     self._channels = channels
     self._gelu = _tanh_gelu if approximate_gelu else gelu.gelu
     # Not a grouped Conv2D, which on a CPU is 20 times slower.
-    self.depthwise = cpu.DepthwiseConv2D(
+    self.depthwise = depthwise.DepthwiseConv2D(
       7, padding="same", depthwise_initializer=_initializer()
     )
     self.norm = _layer_norm()

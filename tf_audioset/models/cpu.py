@@ -8,8 +8,7 @@ XLA (a TPU) and outside of training, these are TensorFlow's own ops.
                           gradient of kernels above 3x3. It has no explicit
                           padding, so that asking for that leaves it out. In
                           bfloat16 it is slow at the input gradient of strided
-                          ones: they are made in float32. (And a TPU, where XLA
-                          compiles in bfloat16, has `depthwise.py`.)
+                          ones: they are made in float32.
   convolutions            oneDNN is slow as well at the filter gradient of many
                           channels in bfloat16: here it is a product for each
                           tap.
@@ -24,10 +23,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-from tf_audioset.models import depthwise
-
 # Below, oneDNN's filter gradients are as fast.
-_MIN_KERNEL = 5
 _MIN_CHANNELS = 128
 
 
@@ -36,7 +32,7 @@ class Conv2D(tf.keras.layers.Conv2D):
 
   def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
     if (
-      not _applies(training)
+      not applies(training)
       or inputs.dtype != tf.bfloat16
       or min(inputs.shape[-1], self.filters) < _MIN_CHANNELS
     ):
@@ -47,22 +43,6 @@ class Conv2D(tf.keras.layers.Conv2D):
       self.strides[0],
       self.padding.upper(),
     )
-    return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
-
-
-class DepthwiseConv2D(tf.keras.layers.DepthwiseConv2D):
-  """Keras's, NHWC, "same", one filter a channel, without dilation."""
-
-  def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-    strided = self.strides[0] > 1
-    large = self.kernel_size[0] >= _MIN_KERNEL
-    kernel = tf.convert_to_tensor(self.depthwise_kernel)
-    if large and not strided and inputs.dtype == tf.bfloat16 and in_xla():
-      outputs = depthwise.by_products(inputs, kernel)
-    elif (large or strided) and _applies(training):
-      outputs = _depthwise_conv2d(inputs, kernel, self.strides[0])
-    else:
-      return super().call(inputs)
     return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
 
 
@@ -80,7 +60,7 @@ def elementwise(
   Returns:
     Of the type of `x`.
   """
-  if not _applies(training):
+  if not applies(training):
     return function(x)
   forward, backward = _compiled(function)
 
@@ -112,7 +92,8 @@ def _compiled(function):
   return forward, backward
 
 
-def _applies(training):
+def applies(training: bool) -> bool:
+  """Whether what is being built will train on a CPU, not compiled by XLA."""
   return (
     training
     and not tf.executing_eagerly()
@@ -194,7 +175,14 @@ def _filter_gradient(x, dy, kernel_shape, stride, padding):
   return tf.reshape(tf.stack(taps), kernel_shape)
 
 
-def _depthwise_conv2d(x, kernel, stride):
+def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+  """`tf.nn.depthwise_conv2d` with "SAME" and the gradients told of above.
+
+  Args:
+    x: float [batch, height, width, channels], all but the batch known.
+    kernel: Of the same type, [size, size, channels, 1].
+    stride: In both directions.
+  """
   strides = [1, stride, stride, 1]
 
   @tf.custom_gradient

@@ -12,7 +12,7 @@ import math
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import cpu, pooling, stochastic
+from tf_audioset.models import cpu, depthwise, pooling, stochastic
 
 # Width and depth multipliers: table 8 of the authors' code, section 3.3.
 _VARIANTS = {
@@ -142,7 +142,7 @@ class _Block(tf.keras.layers.Layer):
     if expansion != 1:
       self.expand = _conv(inner, 1, 1)
       self.expand_norm = tf.keras.layers.BatchNormalization(**norm)
-    self.depthwise = cpu.DepthwiseConv2D(
+    self.depthwise = depthwise.DepthwiseConv2D(
       size,
       stride,
       padding="same",
