@@ -188,7 +188,7 @@ class Pipeline:
       for i, worker in enumerate(workers)
     ]
     turns = tf.data.Dataset.range(len(workers)).repeat()
-    return untuned(
+    return records.untuned(
       tf.data.Dataset.choose_from_datasets(of_each, turns).prefetch(
         tf.data.AUTOTUNE
       )
@@ -207,7 +207,9 @@ class Pipeline:
       tf.data.Dataset.range(first, first + batch_size),
       lambda p: clip_at(p, split.num_clips, seed),
     )
-    ids = clips.map(lambda _, clip: records.parse_example(clip["record"])["id"])
+    ids = records.untuned(
+      clips.map(lambda _, clip: records.parse_example(clip["record"])["id"])
+    )
     return [clip_id.decode() for clip_id in ids.as_numpy_iterator()]
 
   @_as_written
@@ -344,7 +346,7 @@ def full_clips(
       return ids[0], pad(waveforms[0], min_samples, padding), targets[0]
 
   clips, _ = _numbered(split, split.num_clips)
-  return untuned(
+  return records.untuned(
     clips.map(example, num_parallel_calls=tf.data.AUTOTUNE)
     .group_by_window(
       key_func=lambda _, waveform, __: tf.size(waveform, tf.int64),
@@ -385,23 +387,11 @@ def whole_clips(
   else:
     numbers = tf.data.Dataset.range(first, split.num_clips)
     clips = _read(split, numbers, lambda number: number)
-  return untuned(
+  return records.untuned(
     clips.map(example, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
       tf.data.AUTOTUNE
     )
   )
-
-
-def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """The dataset without TensorFlow's tuning while it runs.
-
-  AUTOTUNE is one call a core then, at most 16. The thread that would tune
-  sleeps longer and longer, up to a minute, and is not always woken when an
-  iterator ends, which waits for it: seconds at the end of each evaluation.
-  """
-  options = tf.data.Options()
-  options.autotune.enabled = False
-  return dataset.with_options(options)
 
 
 def clip_at(positions: tf.Tensor, num_clips: int, seed: tf.Tensor) -> tf.Tensor:
@@ -597,7 +587,7 @@ def _in_groups(clips, decode, batch_size):
       tf.ensure_shape(part, [batch_size, *part.shape[1:]]) for part in parts
     )
   )
-  return untuned(batches.prefetch(tf.data.AUTOTUNE))
+  return records.untuned(batches.prefetch(tf.data.AUTOTUNE))
 
 
 def _numbered(split, num_positions, context=None):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import data, distribution, metrics, records
+from tf_audioset import distribution, metrics, records
 
 
 class Evaluator:
@@ -229,11 +229,12 @@ def _labels(split, num_classes):
       return batch["id"], tf.identity(targets)
 
   parallel = tf.data.AUTOTUNE
-  return data.untuned(
+  return (
     records.read_shards(split.files, split.compression, parallel)
     .batch(256)
     .map(read, num_parallel_calls=parallel)
-  ).as_numpy_iterator()
+    .as_numpy_iterator()
+  )
 
 
 def count_positives(

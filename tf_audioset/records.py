@@ -659,9 +659,23 @@ def read_shards(
   num_parallel_reads: int | None = None,
 ) -> tf.data.Dataset:
   """All records of shards, from the beginning; as `TFRecordDataset`."""
-  return tf.data.TFRecordDataset(
-    files, compression, _PIECE_BYTES, num_parallel_reads
+  return untuned(
+    tf.data.TFRecordDataset(
+      files, compression, _PIECE_BYTES, num_parallel_reads
+    )
   )
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """The dataset without TensorFlow's tuning while it runs.
+
+  AUTOTUNE is one call a core then, at most 16. The thread that would tune
+  sleeps longer and longer, up to a minute, and is not always woken when an
+  iterator ends, which waits for it: seconds at the end of each evaluation.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return dataset.with_options(options)
 
 
 def read_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:

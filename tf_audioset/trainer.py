@@ -207,6 +207,7 @@ class Trainer:
       part = of_part(i, waveforms[i], targets[i])
       return i + 1, *tf.nest.map_structure(tf.add, sums, part)
 
-    return tf.while_loop(lambda i, *_: i < self._num_parts, add, (0, *nothing))[
-      1:
-    ]
+    _, *sums = tf.while_loop(
+      lambda i, *_: i < self._num_parts, add, (0, *nothing)
+    )
+    return sums

@@ -71,15 +71,13 @@ def _split_names(data_dir: str) -> list[str]:
 
 def _table(name, split):
   """The table of clips, or, where there is none, what can be read for it."""
-  import tensorflow as tf
-
   from tf_audioset import records
 
   table = split.clips()
   if table is not None:
     return table
   builder = records.ClipTableBuilder()
-  dataset = tf.data.TFRecordDataset(split.files, split.compression)
+  dataset = records.read_shards(split.files, split.compression)
   with cli.progress_bar(split.num_clips, f"reading {name}", " clips") as bar:
     for batch in dataset.batch(64).map(records.parse_examples):
       for clip_id, length, labels in zip(
