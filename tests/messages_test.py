@@ -45,6 +45,7 @@ _TRACED = """in user code:
       "data)), also after 7 more tries",
     ),
     (_GRAPH, "clip a: broken"),
+    ("{{function_node f}} cut off [Op:IteratorGetNext] name: ", "cut off"),
     (_TRACED, "3 is too many"),
     (f"{_TRACED}\n  In call to configurable 'f'", "3 is too many"),
     ("  ", "unknown"),

@@ -254,3 +254,17 @@ def test_a_table_of_other_clips_is_refused(tmp_path):
   (tmp_path / "train.clips.npz").write_bytes(b"PK")
   with pytest.raises(ValueError, match="train.clips.npz: .* or broken"):
     split.clips()
+
+
+def test_a_compressed_shard_that_is_cut_off_is_told_in_plain_words(tmp_path):
+  (tmp_path / "train").mkdir()
+  shard = tmp_path / "train" / "0.tfrec"
+  with tf.io.TFRecordWriter(str(shard), "ZLIB") as writer:
+    for i in range(5):
+      writer.write(np.random.default_rng(i).bytes(10_000))
+  shard.write_bytes(shard.read_bytes()[:-2_000])
+  with pytest.raises(ValueError) as error:
+    records.find_split(str(tmp_path), "train")
+  words = f"{shard}: broken, 4 records can be read: "
+  assert str(error.value).startswith(words)
+  assert not set("{}[]") & set(str(error.value)[len(words) :])

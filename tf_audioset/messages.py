@@ -33,7 +33,7 @@ def first_line(message: str) -> str:
   headings = ("Graph execution error", "Detected at node", "<stack traces")
   for line in message.splitlines():
     if line.strip() and line[0] not in " \t" and not line.startswith(headings):
-      names = r"^(\{\{.*?\}\} *)*(ValueError: )?| *\[Op:\w+\]$"
+      names = r"^(\{\{.*?\}\} *)*(ValueError: )?| *\[Op:\w+\]( name:)?$"
       line = re.sub(names, "", line.strip())
       return re.sub(r"^assertion failed: \[(.*)\]( \[.*)?$", r"\1", line)
   return message.strip() or "unknown"

@@ -908,7 +908,8 @@ def _index_by_reading(files: Sequence[str], compression: str) -> Index:
         number += 1
     except tf.errors.DataLossError as e:
       raise ValueError(
-        f"{file}: broken, {number} records can be read: {e.message}"
+        f"{file}: broken, {number} records can be read: "
+        f"{messages.first_line(e.message)}"
       ) from e
   return builder.build()
 
