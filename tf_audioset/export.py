@@ -21,7 +21,9 @@ validation and thresholds of the classes' scores; config.gin. In assets.extra:
 TF Serving's warm-up requests.
 
 It is a plain `tf.Module` of functions and variables: loading it needs neither
-this package nor Keras, tensorflow-addons or tensorflow-io.
+this package nor Keras, tensorflow-addons or tensorflow-io. `model_variables` are
+the tagger's, for `batched` and for training on; `ready_variables` are what the
+others compute with in their place, see `models/weights.py`.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_audioset import data, labels, records, warmup
+from tf_audioset.models import weights
 
 # A second of audio takes about 3 MB of memory; a server should not end for it.
 MAX_CLIP_SECONDS = 600
@@ -121,7 +124,10 @@ def export(
       "padding": tf.constant(padding),
     }
 
-  one_graph = score.get_concrete_function()
+  silence = tf.zeros([1, min_samples])
+  # In `batched`, XLA and a TPU do with the model's own variables.
+  with weights.kept(lambda: tagger(silence)) as module.ready_variables:
+    one_graph = score.get_concrete_function()
   signatures = {
     "serving_default": one_graph,
     "batched": score_batch.get_concrete_function(),

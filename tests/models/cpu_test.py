@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_audioset.models import cpu, depthwise
+from tf_audioset.models import convolution, cpu, depthwise
 
 # Sums of bfloat16 products, rounded to bfloat16 (8 bits).
 _TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
@@ -49,7 +49,7 @@ def _compare(layer, reference, shape, dtype):
 def test_convolution(size, stride, padding):
   arguments = dict(filters=136, kernel_size=size, strides=stride)
   graph = _compare(
-    cpu.Conv2D(**arguments, padding=padding, dtype="mixed_bfloat16"),
+    convolution.Conv2D(**arguments, padding=padding, dtype="mixed_bfloat16"),
     tf.keras.layers.Conv2D(**arguments, padding=padding),
     [2, 7, 4, 128],
     "bfloat16",
@@ -93,7 +93,9 @@ def test_elementwise(function, dtype):
 
 def _op_types(training, jit_compile):
   layers = [
-    cpu.Conv2D(128, 3, padding="same", use_bias=False, dtype="mixed_bfloat16"),
+    convolution.Conv2D(
+      128, 3, padding="same", use_bias=False, dtype="mixed_bfloat16"
+    ),
     depthwise.DepthwiseConv2D(5, padding="same", use_bias=False),
   ]
   x = tf.zeros([1, 8, 8, 128])

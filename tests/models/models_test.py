@@ -12,7 +12,7 @@ from tf_audioset import (
   config,
   training,  # noqa: F401  Registers with gin all that the files bind.
 )
-from tf_audioset.models import convnext, efficientnet, resnet
+from tf_audioset.models import convnext, efficientnet, resnet, weights
 
 _SEED = tf.constant([1, 2])
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -185,6 +185,31 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(make):
   actual = tf.cast(embedding, tf.float32).numpy()
   # 8 bits of mantissa, through some dozens of layers.
   assert np.abs(actual - expected).max() < 0.1 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("make", _SMALL, ids=_NAMES)
+def test_a_function_that_is_exported_makes_no_weights(make):
+  tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+  try:
+    model = make()
+  finally:
+    tf.keras.mixed_precision.set_global_policy("float32")
+  features = tf.random.stateless_normal([4, 64, 32, 1], _SEED)
+  model(features)
+  expected = tf.function(model.call, autograph=False)(features)
+  function = tf.function(model.call, autograph=False)
+  with weights.kept(lambda: model(features)) as kept:
+    concrete = function.get_concrete_function(features)
+  assert {v.dtype for v in kept} >= {tf.bfloat16}
+  given = ("ReadVariableOp", "Const", "Identity")
+  for op in concrete.graph.get_operations():
+    if op.type not in given and all(x.op.type in given for x in op.inputs):
+      ranks = [x.shape.rank for x in op.inputs]
+      assert max([0, *filter(None, ranks)]) < 2, op.name
+  actual = concrete(features)
+  np.testing.assert_array_equal(
+    tf.cast(actual, tf.float32), tf.cast(expected, tf.float32)
+  )
 
 
 def test_evaluation_is_deterministic_and_training_follows_the_seed():

@@ -9,7 +9,15 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import cpu, depthwise, gelu, pooling, stochastic
+from tf_audioset.models import (
+  convolution,
+  cpu,
+  depthwise,
+  gelu,
+  pooling,
+  stochastic,
+  weights,
+)
 
 # Blocks and channels of the four stages: section 3.1 of the paper.
 _VARIANTS = {
@@ -113,28 +121,69 @@ class _Block(tf.keras.layers.Layer):
       7, padding="same", depthwise_initializer=_initializer()
     )
     self.norm = _layer_norm()
-    self.widen = tf.keras.layers.Dense(
-      4 * channels, kernel_initializer=_initializer()
-    )
-    self.narrow = tf.keras.layers.Dense(
-      channels, kernel_initializer=_initializer()
-    )
+    self.widen = _Dense(4 * channels, kernel_initializer=_initializer())
+    self.narrow = _Dense(channels, kernel_initializer=_initializer())
 
   def build(self, input_shape):
     self.scale = self.add_weight(
       name="layer_scale",
       shape=[self._channels],
       initializer=tf.keras.initializers.Constant(_LAYER_SCALE),
+      experimental_autocast=False,
     )
     super().build(input_shape)
 
   def call(self, x, training=False):
     shape = tf.shape(x)
-    x = self.norm(self.depthwise(x, training=training))
+    x = self.depthwise(x, training=training)
+    if training or not self.norm.built:  # Once, to be built.
+      normed = self.norm(x)
     # Of a matrix's product, a CPU makes bias and GELU in one go.
-    x = self.widen(tf.reshape(x, [-1, self._channels]))
-    x = cpu.elementwise(self._gelu, x, training=training)
-    return tf.reshape(self.narrow(x) * self.scale, shape)
+    if training:
+      x = self.widen(tf.reshape(normed, [-1, self._channels]))
+      x = cpu.elementwise(self._gelu, x, training=True)
+      x = self.narrow(x) * tf.cast(self.scale, x.dtype)
+    else:
+      x = tf.reshape(x, [-1, self._channels])
+      x = self.widen(_normalize(x, self.norm.epsilon), norm=self.norm)
+      x = self.narrow(self._gelu(x), scale=self.scale)
+    return tf.reshape(x, shape)
+
+
+def _normalize(x, epsilon):
+  """A layer norm without its factors and offsets."""
+  wide = tf.cast(x, tf.float32)
+  wide -= tf.reduce_mean(wide, axis=-1, keepdims=True)
+  variance = tf.reduce_mean(tf.square(wide), axis=-1, keepdims=True)
+  return tf.cast(wide * tf.math.rsqrt(variance + epsilon), x.dtype)
+
+
+class _Dense(weights.FullPrecision, tf.keras.layers.Dense):
+  """Keras's, of a matrix; with what multiplies and adds beside it."""
+
+  def call(self, x, norm=None, scale=None):
+    """`x`, with the factors and offsets of `norm`, if given; times `scale`."""
+
+    def kernel():
+      product = self.kernel
+      if norm is not None:
+        product = norm.gamma[:, tf.newaxis] * product
+      if scale is not None:
+        product = product * scale
+      return tf.cast(product, x.dtype)
+
+    def bias():
+      total = tf.convert_to_tensor(self.bias)
+      if norm is not None:
+        total += tf.linalg.matvec(self.kernel, norm.beta, transpose_a=True)
+      if scale is not None:
+        total *= scale
+      return total
+
+    outputs = tf.matmul(x, weights.ready(self.kernel, kernel))
+    # It has to be cast here for oneDNN to join it with the product and GELU.
+    bias = tf.cast(weights.ready(self.bias, bias), x.dtype)
+    return tf.nn.bias_add(outputs, bias)
 
 
 def _tanh_gelu(x):
@@ -142,7 +191,7 @@ def _tanh_gelu(x):
 
 
 def _conv(channels, size):
-  return cpu.Conv2D(
+  return convolution.Conv2D(
     channels, size, size, padding="same", kernel_initializer=_initializer()
   )
 

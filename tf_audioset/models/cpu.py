@@ -23,28 +23,6 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-# Below, oneDNN's filter gradients are as fast.
-_MIN_CHANNELS = 128
-
-
-class Conv2D(tf.keras.layers.Conv2D):
-  """Keras's, NHWC, without dilation or groups."""
-
-  def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-    if (
-      not applies(training)
-      or inputs.dtype != tf.bfloat16
-      or min(inputs.shape[-1], self.filters) < _MIN_CHANNELS
-    ):
-      return super().call(inputs)
-    outputs = _conv2d(
-      inputs,
-      tf.convert_to_tensor(self.kernel),
-      self.strides[0],
-      self.padding.upper(),
-    )
-    return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
-
 
 def elementwise(
   function: Callable, x: tf.Tensor, *, training: bool
@@ -109,7 +87,18 @@ def in_xla() -> bool:
   )
 
 
-def _conv2d(x, kernel, stride, padding):
+def conv2d(
+  x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str
+) -> tf.Tensor:
+  """`tf.nn.conv2d` with the gradients told of above.
+
+  Args:
+    x: float [batch, height, width, in_channels], all but the batch known.
+    kernel: Of the same type, [size, size, in_channels, out_channels].
+    stride: In both directions.
+    padding: "SAME" or "VALID".
+  """
+
   @tf.custom_gradient
   def convolution(x, kernel):
     def gradients(dy):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset.models import cpu
+from tf_audioset.models import cpu, weights
 
 # Below, oneDNN's filter gradients and a TPU's vector unit are as fast.
 _MIN_KERNEL = 5
@@ -14,21 +14,31 @@ _MIN_KERNEL = 5
 _COLUMNS = 128
 
 
-class DepthwiseConv2D(tf.keras.layers.DepthwiseConv2D):
+class DepthwiseConv2D(weights.FullPrecision, tf.keras.layers.DepthwiseConv2D):
   """Keras's, NHWC, "same", one filter a channel, without dilation."""
 
   def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+    kernel = weights.cast(self.depthwise_kernel, inputs.dtype)
+    outputs = self.convolve(inputs, kernel, training)
+    if self.use_bias:
+      outputs = tf.nn.bias_add(outputs, tf.cast(self.bias, outputs.dtype))
+    return outputs
+
+  def convolve(
+    self, x: tf.Tensor, kernel: tf.Tensor, training: bool = False
+  ) -> tf.Tensor:
+    """`x` with `kernel`, both of the compute type; without bias."""
     stride = self.strides[0]
     large = self.kernel_size[0] >= _MIN_KERNEL
-    if large and stride == 1 and inputs.dtype == tf.bfloat16 and cpu.in_xla():
-      outputs = by_products(inputs, tf.convert_to_tensor(self.depthwise_kernel))
-    elif (large or stride > 1) and cpu.applies(training):
-      outputs = cpu.depthwise_conv2d(
-        inputs, tf.convert_to_tensor(self.depthwise_kernel), stride
-      )
-    else:
-      return super().call(inputs)
-    return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
+    if large and stride == 1 and x.dtype == tf.bfloat16 and cpu.in_xla():
+      return by_products(x, kernel)
+    if (large or stride > 1) and cpu.applies(training):
+      return cpu.depthwise_conv2d(x, kernel, stride)
+    return tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], "SAME")
+
+  def scaled_kernel(self, scale: tf.Tensor) -> tf.Tensor:
+    """float32; `scale` has a number for each channel."""
+    return self.depthwise_kernel * scale[:, tf.newaxis]
 
 
 def by_products(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

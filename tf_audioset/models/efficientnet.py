@@ -12,7 +12,7 @@ import math
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import cpu, depthwise, pooling, stochastic
+from tf_audioset.models import convolution, cpu, depthwise, pooling, stochastic
 
 # Width and depth multipliers: table 8 of the authors' code, section 3.3.
 _VARIANTS = {
@@ -117,7 +117,9 @@ class EfficientNet(tf.keras.Model):
     Raises:
       ValueError: If blocks are to be dropped without a seed.
     """
-    x = tf.nn.silu(self.stem_norm(self.stem(features), training=training))
+    x = tf.nn.silu(
+      convolution.normed(self.stem, self.stem_norm, features, training)
+    )
     for layer, (block, rate) in enumerate(zip(self.blocks, self._drop_rates)):
       branch = block(x, training=training)
       if block.has_shortcut:
@@ -125,7 +127,7 @@ class EfficientNet(tf.keras.Model):
           branch = stochastic.drop_path(branch, rate, seed, layer)
         branch += x
       x = branch
-    x = tf.nn.silu(self.head_norm(self.head(x), training=training))
+    x = tf.nn.silu(convolution.normed(self.head, self.head_norm, x, training))
     return pooling.mean(x)
 
 
@@ -158,15 +160,14 @@ class _Block(tf.keras.layers.Layer):
 
   def call(self, x, training=False):
     if self.expand is not None:
-      x = self.expand_norm(self.expand(x), training=training)
+      x = convolution.normed(self.expand, self.expand_norm, x, training)
       x = cpu.elementwise(tf.nn.silu, x, training=training)
-    x = self.depthwise(x, training=training)
-    x = self.depthwise_norm(x, training=training)
+    x = convolution.normed(self.depthwise, self.depthwise_norm, x, training)
     x = cpu.elementwise(tf.nn.silu, x, training=training)
     gate = pooling.mean(x, keepdims=True)
     gate = self.excite(tf.nn.silu(self.squeeze(gate)))
-    x = self.project(x * tf.sigmoid(gate))
-    return self.project_norm(x, training=training)
+    x = x * tf.sigmoid(gate)
+    return convolution.normed(self.project, self.project_norm, x, training)
 
 
 def _round_channels(channels: float) -> int:
@@ -176,7 +177,7 @@ def _round_channels(channels: float) -> int:
 
 
 def _conv(channels, size, stride, use_bias=False):
-  return tf.keras.layers.Conv2D(
+  return convolution.Conv2D(
     channels,
     size,
     stride,

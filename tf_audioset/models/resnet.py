@@ -11,7 +11,7 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import cpu, pooling
+from tf_audioset.models import convolution, pooling
 
 # Blocks in the four stages, and whether they are bottlenecks.
 _STAGES = {
@@ -83,7 +83,7 @@ class ResNet(tf.keras.Model):
     del seed
     # The reference pads 3 on each side here; elsewhere "same" is its padding.
     x = tf.pad(features, [[0, 0], [3, 3], [3, 3], [0, 0]])
-    x = tf.nn.relu(self.stem_norm(self.stem(x), training=training))
+    x = tf.nn.relu(convolution.normed(self.stem, self.stem_norm, x, training))
     x = self._pool(x)
     for block in self.blocks:
       x = block(x, training=training)
@@ -115,17 +115,18 @@ class _Block(tf.keras.layers.Layer):
   def call(self, x, training=False):
     shortcut = x
     if self.projection is not None:
-      shortcut = self.projection(x, training=training)
-      shortcut = self.projection_norm(shortcut, training=training)
+      shortcut = convolution.normed(
+        self.projection, self.projection_norm, x, training
+      )
     for conv, norm in zip(self.convs, self.norms):
       if conv is not self.convs[0]:
         x = tf.nn.relu(x)
-      x = norm(conv(x, training=training), training=training)
+      x = convolution.normed(conv, norm, x, training)
     return tf.nn.relu(x + shortcut)
 
 
 def _conv(channels, size, stride, padding="same"):
-  return cpu.Conv2D(
+  return convolution.Conv2D(
     channels,
     size,
     stride,

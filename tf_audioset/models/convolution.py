@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions, and the batch norm that follows one."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_audioset.models import cpu, weights
+
+# Below, oneDNN's filter gradients are as fast.
+_MIN_CHANNELS = 128
+
+
+class Conv2D(weights.FullPrecision, tf.keras.layers.Conv2D):
+  """Keras's, NHWC, without dilation or groups."""
+
+  def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+    kernel = weights.cast(self.kernel, inputs.dtype)
+    outputs = self.convolve(inputs, kernel, training)
+    if self.use_bias:
+      outputs = tf.nn.bias_add(outputs, tf.cast(self.bias, outputs.dtype))
+    return outputs
+
+  def convolve(
+    self, x: tf.Tensor, kernel: tf.Tensor, training: bool = False
+  ) -> tf.Tensor:
+    """`x` with `kernel`, both of the compute type; without bias."""
+    padding = self.padding.upper()
+    if (
+      cpu.applies(training)
+      and x.dtype == tf.bfloat16
+      and min(x.shape[-1], self.filters) >= _MIN_CHANNELS
+    ):
+      return cpu.conv2d(x, kernel, self.strides[0], padding)
+    return tf.nn.conv2d(x, kernel, self.strides, padding)
+
+  def scaled_kernel(self, scale: tf.Tensor) -> tf.Tensor:
+    """float32; `scale` has a number for each output channel."""
+    return self.kernel * scale
+
+
+def normed(
+  convolution,
+  norm: tf.keras.layers.BatchNormalization,
+  x: tf.Tensor,
+  training: bool,
+) -> tf.Tensor:
+  """`norm(convolution(x))`; outside of training as one convolution.
+
+  There, the norm multiplies each channel by a number and adds one: the kernel
+  is multiplied instead, in float32, and the other is its bias.
+
+  Args:
+    convolution: `Conv2D` or `depthwise.DepthwiseConv2D`, without a bias.
+    norm: Over its channels.
+    x: float [batch, height, width, in_channels].
+    training: Whether the norm uses, and records, the batch's statistics.
+
+  Returns:
+    Of the layers' compute type, [batch, out_height, out_width, channels].
+  """
+  if training:
+    return norm(convolution(x, training=True), training=True)
+  if not norm.built:
+    norm(convolution(x))  # Builds both.
+  x = tf.cast(x, convolution.compute_dtype)
+
+  def scale():
+    return norm.gamma / tf.sqrt(norm.moving_variance + norm.epsilon)
+
+  kernel = weights.ready(
+    norm.gamma, lambda: tf.cast(convolution.scaled_kernel(scale()), x.dtype)
+  )
+  bias = weights.ready(
+    norm.beta, lambda: tf.cast(norm.beta - norm.moving_mean * scale(), x.dtype)
+  )
+  return tf.nn.bias_add(convolution.convolve(x, kernel), bias)
