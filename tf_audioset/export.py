@@ -21,9 +21,9 @@ validation and thresholds of the classes' scores; config.gin. In assets.extra:
 TF Serving's warm-up requests.
 
 It is a plain `tf.Module` of functions and variables: loading it needs neither
-this package nor Keras, tensorflow-addons or tensorflow-io. `model_variables` are
-the tagger's, for `batched` and for training on; `ready_variables` are what the
-others compute with in their place, see `models/weights.py`.
+this package nor Keras, tensorflow-addons or tensorflow-io. `model_variables`
+are the tagger's, for `batched` and for training on; `ready_variables` are what
+the others compute with in their place, see `models/weights.py`.
 """
 
 from __future__ import annotations

@@ -16,9 +16,17 @@ class Conv2D(weights.FullPrecision, tf.keras.layers.Conv2D):
 
   def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
     kernel = weights.cast(self.kernel, inputs.dtype)
-    outputs = self.convolve(inputs, kernel, training)
+    one_position = self.kernel_size == (1, 1) and inputs.shape[1:3] == (1, 1)
+    if one_position:  # A convolution would take longer to be set up.
+      kernel = tf.reshape(kernel, [-1, self.filters])
+      outputs = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[0]]), kernel)
+    else:
+      outputs = self.convolve(inputs, kernel, training)
     if self.use_bias:
-      outputs = tf.nn.bias_add(outputs, tf.cast(self.bias, outputs.dtype))
+      bias = weights.cast(self.bias, outputs.dtype)
+      outputs = tf.nn.bias_add(outputs, bias)
+    if one_position:
+      outputs = tf.reshape(outputs, [-1, 1, 1, self.filters])
     return outputs
 
   def convolve(
