@@ -182,7 +182,7 @@ def power_spectrogram(
   power = _squared_magnitude(spectrum)
   if filters is None:
     return power
-  return _banded_matmul(power, filters, 16 if engine == "fft" else 2)
+  return _banded_matmul(power, filters, 32 if engine == "fft" else 2)
 
 
 def _squared_magnitude(spectrum):
@@ -391,7 +391,7 @@ def exact_matmul(a: tf.Tensor, b: np.ndarray) -> tf.Tensor:
 def _banded_matmul(power, filters, num_together):
   """`power @ filters`, some bands at a time, of the bins that these have.
 
-  16 at a time are quick. Two at a time have fewer than 1024 constants: TFLite's
+  32 at a time are quick. Two at a time have fewer than 1024 constants: TFLite's
   int8 takes in every constant of more, and with it rounds what it is multiplied
   by, of which the faint bands would be lost.
   """
