@@ -43,15 +43,17 @@ def _compare(layer, reference, shape, dtype):
   return ours.get_concrete_function(x).graph
 
 
-@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(
+  ("width", "padding"), [(4, "same"), (4, "valid"), (2, "same")]
+)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_convolution(size, stride, padding):
+def test_convolution(size, stride, width, padding):
   arguments = dict(filters=136, kernel_size=size, strides=stride)
   graph = _compare(
     convolution.Conv2D(**arguments, padding=padding, dtype="mixed_bfloat16"),
     tf.keras.layers.Conv2D(**arguments, padding=padding),
-    [2, 7, 4, 128],
+    [2, 7, width, 128],
     "bfloat16",
   )
   assert "Conv2DBackpropFilter" not in {

@@ -11,7 +11,7 @@ XLA (a TPU) and outside of training, these are TensorFlow's own ops.
                           ones: they are made in float32.
   convolutions            oneDNN is slow as well at the filter gradient of many
                           channels in bfloat16: here it is a product for each
-                          tap.
+                          tap. Of a width of 2, all is in products.
   elementwise functions   XLA makes one pass over memory of what are many ops.
 """
 
@@ -22,6 +22,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
+
+# Up to this width of what it makes, a convolution is quicker as a product.
+_NARROW = 2
 
 
 def elementwise(
@@ -90,7 +93,7 @@ def in_xla() -> bool:
 def conv2d(
   x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str
 ) -> tf.Tensor:
-  """`tf.nn.conv2d` with the gradients told of above.
+  """`tf.nn.conv2d`, in the ways told of above.
 
   Args:
     x: float [batch, height, width, in_channels], all but the batch known.
@@ -98,70 +101,77 @@ def conv2d(
     stride: In both directions.
     padding: "SAME" or "VALID".
   """
+  size, _, _, out_channels = kernel.shape
+  is_narrow = _out_length(x.shape[2], size, stride, padding) <= _NARROW
 
   @tf.custom_gradient
   def convolution(x, kernel):
     def gradients(dy):
-      dx = tf.raw_ops.Conv2DBackpropInput(
-        input_sizes=tf.shape(x),
-        filter=kernel,
-        out_backprop=dy,
-        strides=[1, stride, stride, 1],
-        padding=padding,
-      )
-      return dx, _filter_gradient(x, dy, kernel.shape, stride, padding)
+      if is_narrow and stride == 1 and size % 2 and padding == "SAME":
+        turned = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
+        dx = _as_product(dy, turned, stride, padding)
+      else:
+        dx = tf.raw_ops.Conv2DBackpropInput(
+          input_sizes=tf.shape(x),
+          filter=kernel,
+          out_backprop=dy,
+          strides=[1, stride, stride, 1],
+          padding=padding,
+        )
+      dy = tf.reshape(dy, [-1, out_channels])
+      dkernel = [
+        tf.matmul(tap, dy, transpose_a=True)
+        for tap in _taps(x, size, stride, padding)
+      ]
+      return dx, tf.reshape(tf.stack(dkernel), kernel.shape)
 
-    return tf.nn.conv2d(x, kernel, stride, padding), gradients
+    compute = _as_product if is_narrow else tf.nn.conv2d
+    return compute(x, kernel, stride, padding), gradients
 
   return convolution(x, kernel)
 
 
-def _filter_gradient(x, dy, kernel_shape, stride, padding):
-  """For each tap, the product of its inputs with the gradient.
+def _as_product(x, kernel, stride, padding):
+  """`tf.nn.conv2d`: all taps beside each other, times the kernel."""
+  size, _, _, out_channels = kernel.shape
+  taps = tf.concat(_taps(x, size, stride, padding), axis=-1)
+  y = tf.matmul(taps, tf.reshape(kernel, [-1, out_channels]))
+  lengths = [_out_length(n, size, stride, padding) for n in x.shape[1:3]]
+  return tf.reshape(y, [-1, *lengths, out_channels])
+
+
+def _taps(x, size, stride, padding):
+  """What each tap of a kernel is multiplied with, [positions, in_channels].
 
   Args:
     x: [batch, height, width, in_channels].
-    dy: [batch, out_height, out_width, out_channels].
-    kernel_shape: (size, size, in_channels, out_channels).
+    size: Of the kernel; its taps are in the order of its rows.
     stride: In both directions.
     padding: "SAME" or "VALID".
   """
-  size, _, in_channels, out_channels = kernel_shape
-  out_lengths = dy.shape[1:3]
-  paddings = []
-  for length, out_length in zip(x.shape[1:3], out_lengths):
+  in_channels = x.shape[-1]
+  lengths, paddings = [], []
+  for length in x.shape[1:3]:
+    out_length = _out_length(length, size, stride, padding)
     before, after = _padding(length, out_length, size, stride, padding)
     # A whole number of strides, so that a tap is a slice of a reshaped tensor.
     after += -(before + length + after) % stride
+    lengths.append(out_length)
     paddings.append([before, after])
   x = tf.pad(x, [[0, 0], *paddings, [0, 0]])
+  height, width = x.shape[1:3]
   x = tf.reshape(
-    x,
-    [
-      -1,
-      x.shape[1] // stride,
-      stride,
-      x.shape[2] // stride,
-      stride,
-      in_channels,
-    ],
+    x, [-1, height // stride, stride, width // stride, stride, in_channels]
   )
-  dy = tf.reshape(dy, [-1, out_channels])
   taps = []
   for i in range(size):
     for j in range(size):
       (row, i_rest), (column, j_rest) = divmod(i, stride), divmod(j, stride)
       tap = x[
-        :,
-        row : row + out_lengths[0],
-        i_rest,
-        column : column + out_lengths[1],
-        j_rest,
+        :, row : row + lengths[0], i_rest, column : column + lengths[1], j_rest
       ]
-      taps.append(
-        tf.matmul(tf.reshape(tap, [-1, in_channels]), dy, transpose_a=True)
-      )
-  return tf.reshape(tf.stack(taps), kernel_shape)
+      taps.append(tf.reshape(tap, [-1, in_channels]))
+  return taps
 
 
 def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
@@ -203,6 +213,11 @@ def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
     return tf.nn.depthwise_conv2d(x, kernel, strides, "SAME"), gradients
 
   return convolution(x, kernel)
+
+
+def _out_length(length, size, stride, padding):
+  """Positions of a kernel along an axis, as TensorFlow has it."""
+  return -(-(length if padding == "SAME" else length - size + 1) // stride)
 
 
 def _padding(length, out_length, size, stride, padding):
