@@ -60,7 +60,7 @@ def normed(
 
   Args:
     convolution: `Conv2D` or `depthwise.DepthwiseConv2D`, without a bias.
-    norm: Over its channels.
+    norm: Over its channels, with factors and offsets.
     x: float [batch, height, width, in_channels].
     training: Whether the norm uses, and records, the batch's statistics.
 
@@ -76,6 +76,7 @@ def normed(
   def scale():
     return norm.gamma / tf.sqrt(norm.moving_variance + norm.epsilon)
 
+  # In the place of the norm's; the convolution's is the kernel without.
   kernel = weights.ready(
     norm.gamma, lambda: tf.cast(convolution.scaled_kernel(scale()), x.dtype)
   )

@@ -21,7 +21,8 @@ class DepthwiseConv2D(weights.FullPrecision, tf.keras.layers.DepthwiseConv2D):
     kernel = weights.cast(self.depthwise_kernel, inputs.dtype)
     outputs = self.convolve(inputs, kernel, training)
     if self.use_bias:
-      outputs = tf.nn.bias_add(outputs, tf.cast(self.bias, outputs.dtype))
+      bias = weights.cast(self.bias, outputs.dtype)
+      outputs = tf.nn.bias_add(outputs, bias)
     return outputs
 
   def convolve(
