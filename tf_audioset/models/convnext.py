@@ -136,14 +136,14 @@ class _Block(tf.keras.layers.Layer):
   def call(self, x, training=False):
     shape = tf.shape(x)
     x = self.depthwise(x, training=training)
-    if training or not self.norm.built:  # Once, to be built.
-      normed = self.norm(x)
     # Of a matrix's product, a CPU makes bias and GELU in one go.
     if training:
-      x = self.widen(tf.reshape(normed, [-1, self._channels]))
+      x = self.widen(tf.reshape(self.norm(x), [-1, self._channels]))
       x = cpu.elementwise(self._gelu, x, training=True)
       x = self.narrow(x) * tf.cast(self.scale, x.dtype)
     else:
+      if not self.norm.built:
+        self.norm(x)  # Builds it.
       x = tf.reshape(x, [-1, self._channels])
       x = self.widen(_normalize(x, self.norm.epsilon), norm=self.norm)
       x = self.narrow(self._gelu(x), scale=self.scale)

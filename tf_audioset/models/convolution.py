@@ -16,23 +16,22 @@ class Conv2D(weights.FullPrecision, tf.keras.layers.Conv2D):
 
   def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
     kernel = weights.cast(self.kernel, inputs.dtype)
-    one_position = self.kernel_size == (1, 1) and inputs.shape[1:3] == (1, 1)
-    if one_position:  # A convolution would take longer to be set up.
-      kernel = tf.reshape(kernel, [-1, self.filters])
-      outputs = tf.matmul(tf.reshape(inputs, [-1, kernel.shape[0]]), kernel)
-    else:
-      outputs = self.convolve(inputs, kernel, training)
+    outputs = self.convolve(inputs, kernel, training)
     if self.use_bias:
       bias = weights.cast(self.bias, outputs.dtype)
       outputs = tf.nn.bias_add(outputs, bias)
-    if one_position:
-      outputs = tf.reshape(outputs, [-1, 1, 1, self.filters])
     return outputs
 
   def convolve(
     self, x: tf.Tensor, kernel: tf.Tensor, training: bool = False
   ) -> tf.Tensor:
     """`x` with `kernel`, both of the compute type; without bias."""
+    if self.kernel_size == (1, 1) and x.shape[1:3] == (1, 1):
+      # A convolution would take longer to be set up.
+      y = tf.matmul(
+        tf.reshape(x, [-1, x.shape[-1]]), tf.reshape(kernel, kernel.shape[2:])
+      )
+      return tf.reshape(y, [-1, 1, 1, self.filters])
     padding = self.padding.upper()
     if (
       cpu.applies(training)

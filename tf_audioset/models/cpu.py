@@ -101,7 +101,7 @@ def conv2d(
     stride: In both directions.
     padding: "SAME" or "VALID".
   """
-  size, _, _, out_channels = kernel.shape
+  size, _, in_channels, out_channels = kernel.shape
   is_narrow = _out_length(x.shape[2], size, stride, padding) <= _NARROW
 
   @tf.custom_gradient
@@ -120,7 +120,7 @@ def conv2d(
         )
       dy = tf.reshape(dy, [-1, out_channels])
       dkernel = [
-        tf.matmul(tap, dy, transpose_a=True)
+        tf.matmul(tf.reshape(tap, [-1, in_channels]), dy, transpose_a=True)
         for tap in _taps(x, size, stride, padding)
       ]
       return dx, tf.reshape(tf.stack(dkernel), kernel.shape)
@@ -133,23 +133,24 @@ def conv2d(
 
 def _as_product(x, kernel, stride, padding):
   """`tf.nn.conv2d`: all taps beside each other, times the kernel."""
-  size, _, _, out_channels = kernel.shape
-  taps = tf.concat(_taps(x, size, stride, padding), axis=-1)
-  y = tf.matmul(taps, tf.reshape(kernel, [-1, out_channels]))
-  lengths = [_out_length(n, size, stride, padding) for n in x.shape[1:3]]
-  return tf.reshape(y, [-1, *lengths, out_channels])
+  taps = tf.concat(_taps(x, kernel.shape[0], stride, padding), axis=-1)
+  matrix = tf.reshape(kernel, [-1, kernel.shape[-1]])
+  y = tf.matmul(tf.reshape(taps, [-1, taps.shape[-1]]), matrix)
+  return tf.reshape(y, [-1, *taps.shape[1:3], kernel.shape[-1]])
 
 
 def _taps(x, size, stride, padding):
-  """What each tap of a kernel is multiplied with, [positions, in_channels].
+  """What each tap of a kernel is multiplied with.
 
   Args:
     x: [batch, height, width, in_channels].
     size: Of the kernel; its taps are in the order of its rows.
     stride: In both directions.
     padding: "SAME" or "VALID".
+
+  Returns:
+    A list of [batch, out_height, out_width, in_channels].
   """
-  in_channels = x.shape[-1]
   lengths, paddings = [], []
   for length in x.shape[1:3]:
     out_length = _out_length(length, size, stride, padding)
@@ -161,16 +162,15 @@ def _taps(x, size, stride, padding):
   x = tf.pad(x, [[0, 0], *paddings, [0, 0]])
   height, width = x.shape[1:3]
   x = tf.reshape(
-    x, [-1, height // stride, stride, width // stride, stride, in_channels]
+    x, [-1, height // stride, stride, width // stride, stride, x.shape[-1]]
   )
   taps = []
   for i in range(size):
     for j in range(size):
       (row, i_rest), (column, j_rest) = divmod(i, stride), divmod(j, stride)
-      tap = x[
-        :, row : row + lengths[0], i_rest, column : column + lengths[1], j_rest
-      ]
-      taps.append(tf.reshape(tap, [-1, in_channels]))
+      rows = slice(row, row + lengths[0])
+      columns = slice(column, column + lengths[1])
+      taps.append(x[:, rows, i_rest, columns, j_rest])
   return taps
 
 
