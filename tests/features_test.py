@@ -129,13 +129,32 @@ def test_power_spectrogram_equals_numpy(engine, compiled):
   waveform = np.random.default_rng(0).normal(size=(2, 3200)).astype(np.float32)
   function = tf.function(features.power_spectrogram, jit_compile=compiled)
   actual = function(waveform, engine=engine).numpy()
+  expected = _numpy_spectrogram(waveform)
+  np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
+  assert actual.shape == (2, 21, 513)
+
+
+@pytest.mark.parametrize("known", [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize("num_frames", [2, 256, 257, 512, 513, 769])
+def test_the_pieces_of_a_long_clip_are_those_of_numpy(num_frames, known):
+  for num_samples in (num_frames - 1) * 160 + np.array([80, 159]):
+    rng = np.random.default_rng(num_frames)
+    waveform = rng.normal(size=(3, num_samples)).astype(np.float32)
+    shape = [n if k else None for n, k in zip(waveform.shape, known)]
+    function = tf.function(
+      lambda waveform: features.power_spectrogram(waveform, engine="fft"),
+      input_signature=[tf.TensorSpec(shape)],
+    )
+    expected = _numpy_spectrogram(waveform)
+    assert expected.shape == (3, num_frames, 513)
+    np.testing.assert_allclose(function(waveform), expected, rtol=1e-5)
+
+
+def _numpy_spectrogram(waveform):
   window = np.hanning(401)[:-1]
   padded = np.pad(waveform.astype(np.float64), ((0, 0), (200, 200)), "reflect")
-  for frame in range(21):
-    piece = padded[:, frame * 160 : frame * 160 + 400] * window
-    expected = np.abs(np.fft.rfft(piece, 1024)) ** 2
-    np.testing.assert_allclose(actual[:, frame], expected, rtol=1e-3, atol=1e-3)
-  assert actual.shape == (2, 21, 513)
+  frames = np.lib.stride_tricks.sliding_window_view(padded, 400, axis=1)
+  return np.abs(np.fft.rfft(frames[:, ::160] * window, 1024)) ** 2
 
 
 _matmul = tf.matmul

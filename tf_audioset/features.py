@@ -26,8 +26,6 @@ Three engines compute the Fourier transform:
 
 from __future__ import annotations
 
-import os
-
 import gin
 import numpy as np
 import tensorflow as tf
@@ -114,6 +112,7 @@ def mel_filterbank(
   return filters * 2 / (right - left) if area_normalised else filters
 
 
+@tf.autograph.experimental.do_not_convert  # Half a second for nothing.
 def power_spectrogram(
   waveform: tf.Tensor,
   *,
@@ -160,12 +159,11 @@ def power_spectrogram(
     2 * np.pi * sample / (window_samples if centred else window_samples - 1)
   )
   padded = tf.pad(waveform, [[0, 0], [edge, edge]], mode="REFLECT")
-  frames = tf.signal.frame(padded, window_samples, hop_samples)
   engine = _resolve(engine)
   if engine == "matmul":
     num_bins = fft_samples // 2 + 1
     power, bins = _folded_power(
-      frames,
+      tf.signal.frame(padded, window_samples, hop_samples),
       window,
       window_samples if centred else window_samples - 1,
       fft_samples,
@@ -175,14 +173,75 @@ def power_spectrogram(
       return exact_matmul(power, filters[bins])
     top = np.argmax(bins)
     return tf.concat([power[..., :top], tf.reverse(power[..., top:], [-1])], -1)
-  dtype = tf.float64 if engine == "fft" else tf.float32
-  spectrum = tf.signal.rfft(
-    tf.cast(frames, dtype) * tf.constant(window, dtype), [fft_samples]
+  dtype, num_together = (tf.float64, 32) if engine == "fft" else (tf.float32, 2)
+
+  def transform(samples):
+    frames = tf.signal.frame(samples, window_samples, hop_samples)
+    spectrum = tf.signal.rfft(
+      tf.cast(frames, dtype) * tf.constant(window, dtype), [fft_samples]
+    )
+    power = _squared_magnitude(spectrum)
+    if filters is None:
+      return power
+    return _banded_matmul(power, filters, num_together)
+
+  if engine == "fft32" or tf.config.list_logical_devices("GPU"):
+    return transform(padded)
+  return _piecewise(transform, padded, window_samples, hop_samples)
+
+
+# Frames that one core transforms at a time: what they need stays in its cache.
+_PIECE_FRAMES = 256
+
+
+def _piecewise(transform, samples, window_samples, hop_samples):
+  """`transform(samples)` on a CPU: every core takes pieces of its own.
+
+  Each operation on the whole would be shared by the cores, which then wait for
+  one another, and would go through the memory. `MapDefun`, which tf.data has
+  for its batches, is the one that keeps an operation to one core.
+
+  Args:
+    transform: Samples float32 [n] to frames float32 [m, num_bins].
+    samples: float32 [batch, num_samples].
+    window_samples: Length of a frame.
+    hop_samples: Distance between frames.
+
+  Returns:
+    float32 [batch, num_frames, num_bins].
+  """
+  batch, num_samples = (
+    static or dynamic
+    for static, dynamic in zip(
+      samples.shape, tf.unstack(tf.shape(samples)), strict=True
+    )
   )
-  power = _squared_magnitude(spectrum)
-  if filters is None:
-    return power
-  return _banded_matmul(power, filters, 32 if engine == "fft" else 2)
+  num_frames = 1 + (num_samples - window_samples) // hop_samples
+  num_pieces = -(-num_frames // _PIECE_FRAMES)
+  piece_frames = -(-num_frames // num_pieces)
+  hops = piece_frames * hop_samples
+  piece_samples = hops + window_samples - hop_samples
+  missing = (num_pieces - 1) * hops + piece_samples - num_samples
+  samples = tf.pad(samples, [[0, 0], [0, tf.maximum(missing, 0)]])
+
+  def piece(index):
+    begin = [index // num_pieces, index % num_pieces * hops]
+    return transform(tf.slice(samples, begin, [1, piece_samples])[0])
+
+  piece = tf.function(piece, autograph=False).get_concrete_function(
+    tf.TensorSpec([], tf.int32)
+  )
+  (pieces,) = tf.raw_ops.MapDefun(
+    arguments=[tf.range(batch * num_pieces)],
+    captured_inputs=piece.captured_inputs,
+    output_types=[tf.float32],
+    output_shapes=[piece.output_shapes],
+    f=piece,
+    max_intra_op_parallelism=1,
+  )
+  num_bins = pieces.shape[-1]
+  frames = tf.reshape(pieces, [batch, num_pieces * piece_frames, num_bins])
+  return frames[:, :num_frames]
 
 
 def _squared_magnitude(spectrum):
@@ -481,22 +540,9 @@ class LogSpectrogram(tf.keras.layers.Layer):
       [batch, num_frames, num_mels].
     """
     options = dict(self._stft)  # Keras has wrapped it.
-    engine = options["engine"] = _resolve(engine or options["engine"])
-
-    @tf.autograph.experimental.do_not_convert  # Half a second for nothing.
-    def log_bands(waveform):
-      bands = power_spectrogram(waveform, filters=self._filters, **options)
-      return tf.math.log(tf.clip_by_value(bands, *self._limits))
-
-    if engine != "fft" or tf.config.list_logical_devices("GPU"):
-      return log_bands(waveform)
-    # One by one: what a clip needs stays in a CPU's caches.
-    return tf.map_fn(
-      lambda clip: log_bands(clip[tf.newaxis])[0],
-      waveform,
-      # Outside of a graph there is but one; another number warns.
-      parallel_iterations=1 if tf.executing_eagerly() else os.cpu_count(),
-    )
+    options["engine"] = engine or options["engine"]
+    bands = power_spectrogram(waveform, filters=self._filters, **options)
+    return tf.math.log(tf.clip_by_value(bands, *self._limits))
 
 
 @gin.register
