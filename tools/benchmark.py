@@ -6,8 +6,10 @@ r"""How fast training steps, exported models and the front end are.
 --measure=training: the whole step of each .gin file, from int16 waveforms; its
 parts; and the step from log-mel features alone, which is what the peers make:
 PyTorch with timm's models, JAX with the same models in flax.
---measure=inference: waveforms of 10 s to scores, by the exported model; the
-peers begin with a log-mel as well. --measure=frontend: log-mel of 5 s.
+--measure=inference: waveforms of 10 s to scores, by the exported model, a batch
+after the other with all cores or one thread for each, and clips from as many
+clients at once as there are cores; the peers begin with a log-mel as well.
+--measure=frontend: log-mel of 5 s.
 
 Each variant is a process of its own; they take turns, and the best call of each
 counts, so that other load on the machine meets them alike. It still spoils what
@@ -23,6 +25,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -72,6 +75,8 @@ _TORCH_SETTINGS = [
   for memory_format in ("contiguous", "channels_last")
 ]
 _INFERENCE_BATCHES = (1, 32)
+# What counts as the same without it: the better one does.
+_ONE_THREAD = " on one thread"
 _INFERENCE_SAMPLES = 160000
 _FAR_BEHIND = 4
 
@@ -169,10 +174,11 @@ def _commands(gin_file: str, data: str) -> dict[str, list[str]]:
   # The front end is float32 whatever the precision.
   frontend_only = FLAGS.measure == "frontend"
   for precision in [""] if frontend_only else FLAGS.precisions:
-    commands[", ".join(filter(None, ["ours", precision]))] = [
-      *me,
-      f"--serve={gin_file}\t{precision}\t{data}",
-    ]
+    name = ", ".join(filter(None, ["ours", precision]))
+    serve = f"--serve={gin_file}\t{precision}\t{data}"
+    commands[name] = [*me, serve + "\t"]
+    if FLAGS.measure == "inference":
+      commands[name + _ONE_THREAD] = [*me, f"{serve}\t{_ONE_THREAD}"]
   model = pathlib.Path(gin_file).stem
   if not FLAGS.peers or (gin_file and model not in _MODELS):
     return commands
@@ -273,6 +279,7 @@ def _print(group: dict) -> None:
         )
         # Such as "ONNX Runtime: batch 1", of a variant that has several.
         whose, _, function = f"{variant}: {name}".rpartition(": ")
+        function = function.removesuffix(_ONE_THREAD)
         whose = whose.split(": ")[-1].split(",")[0]
         best.setdefault(function, {}).setdefault(whose, []).append(
           (seconds, cpu_seconds)
@@ -304,9 +311,9 @@ def _print(group: dict) -> None:
 
 
 def _num_clips(function: str) -> int:
-  """Clips in a call: "batch 32" says it."""
+  """Clips in a call: "batch 32" or "16 clips, 2 at once" say it."""
   if FLAGS.measure == "inference":
-    return int(function.split()[-1])
+    return int(re.search(r"\d+", function).group())
   return FLAGS.batch_size
 
 
@@ -325,13 +332,15 @@ def _best(turns: dict[str, list]) -> dict[str, tuple[float, float]]:
   return best
 
 
-def _serve(gin_file: str, precision: str, data: str) -> None:
+def _serve(gin_file: str, precision: str, data: str, threads: str) -> None:
   """Measures ours: writes `data`, what the peers get, and waits for orders."""
   import numpy as np
   import tensorflow as tf
 
   from tf_audioset import features
 
+  if threads == _ONE_THREAD:
+    tf.config.threading.set_intra_op_parallelism_threads(1)
   rng = np.random.default_rng(0)
   filters = features.mel_filterbank(
     num_mels=64,
@@ -345,7 +354,7 @@ def _serve(gin_file: str, precision: str, data: str) -> None:
   elif FLAGS.measure == "inference":
     shape = [max(_INFERENCE_BATCHES), _INFERENCE_SAMPLES]
     waveforms = rng.normal(0, 0.1, shape).astype(np.float32)
-    functions = _inference(gin_file, precision, waveforms)
+    functions = _inference(gin_file, precision, waveforms, threads)
     arrays = {"waveforms": waveforms, "filterbank": filters.astype(np.float32)}
   else:
     shape = [FLAGS.batch_size, 80000]
@@ -483,7 +492,7 @@ def _training(gin_file, precision, rng):
   return functions, arrays
 
 
-def _inference(gin_file, precision, waveforms):
+def _inference(gin_file, precision, waveforms, threads):
   import tensorflow as tf
 
   from tf_audioset import export, labels
@@ -500,14 +509,32 @@ def _inference(gin_file, precision, waveforms):
       min_samples=pipeline.crop_samples,
       padding=pipeline.padding,
     )
-    model = tf.saved_model.load(f"{folder}/model")
-  score = model.signatures["serving_default"]
+    # As TF Serving runs it.
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with session.graph.as_default():
+      model = tf.compat.v1.saved_model.load(
+        session, ["serve"], f"{folder}/model"
+      )
+  signature = model.signature_def["serving_default"]
+  score = session.make_callable(
+    signature.outputs["scores"].name, [signature.inputs["waveform"].name]
+  )
 
   def scorer(batch_size):
-    waveform = tf.constant(waveforms[:batch_size])
-    return lambda: float(score(waveform=waveform)["scores"][0, 0])
+    waveform = waveforms[:batch_size]
 
-  return {f"batch {n}": scorer(n) for n in _INFERENCE_BATCHES}
+    def score_all():
+      score(waveform)
+
+    return score_all
+
+  if threads != _ONE_THREAD:
+    return {f"batch {n}": scorer(n) for n in _INFERENCE_BATCHES}
+  one = scorer(1)
+  return {
+    "batch 1" + _ONE_THREAD: one,
+    **benchmark_worker.clients(one),
+  }
 
 
 if __name__ == "__main__":

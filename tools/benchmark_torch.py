@@ -144,10 +144,15 @@ def _inference(args, arrays):
     with autocast():
       return model(features).float().sigmoid()
 
+  def one_thread():
+    torch.set_num_threads(1)
+
   functions = {}
   for batch_size in args.batch_sizes:
     waveforms = all_waveforms[:batch_size]
     functions[f"batch {batch_size}"] = scorer(forward, waveforms)
+  one = scorer(forward, all_waveforms[:1])
+  functions |= benchmark_worker.clients(one, one_thread)
   if args.setting != "float32 contiguous":
     return functions
   try:
@@ -167,17 +172,24 @@ def _inference(args, arrays):
       verbose=False,
     )
     session = onnxruntime.InferenceSession(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session_of_one_thread = onnxruntime.InferenceSession(path, options)
 
-  def forward_onnx(features):
+  def forward_onnx(features, session=session):
     (logits,) = session.run(None, {"x": features.numpy()})
     return 1 / (1 + np.exp(-logits))
 
+  onnx = {}
   for batch_size in args.batch_sizes:
     waveforms = all_waveforms[:batch_size]
-    functions[f"ONNX Runtime: batch {batch_size}"] = scorer(
-      forward_onnx, waveforms
-    )
-  return functions
+    onnx[f"batch {batch_size}"] = scorer(forward_onnx, waveforms)
+  one = scorer(
+    lambda features: forward_onnx(features, session_of_one_thread),
+    all_waveforms[:1],
+  )
+  onnx |= benchmark_worker.clients(one, one_thread)
+  return functions | {f"ONNX Runtime: {k}": v for k, v in onnx.items()}
 
 
 def _frontends(arrays, data):

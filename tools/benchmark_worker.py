@@ -6,7 +6,9 @@ Only the standard library: the peers run with interpreters of their own.
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
+import os
 import pathlib
 import sys
 import time
@@ -55,6 +57,29 @@ def serve(functions: dict[str, Callable], about: str = "") -> None:
         "peak_mb": int(status.split("VmHWM:")[1].split()[0]) / 1024,
       }
     )
+
+
+def clients(score: Callable, initialize: Callable | None = None) -> dict:
+  """A client a core, each of which has one clip after the other scored.
+
+  Args:
+    score: Scores one clip.
+    initialize: Called first in the thread of each client.
+
+  Returns:
+    Name -> what is measured, for `serve`.
+  """
+  num_clients = len(os.sched_getaffinity(0))
+  threads = concurrent.futures.ThreadPoolExecutor(
+    num_clients, initializer=initialize
+  )
+  num_clips = 8 * num_clients
+
+  def score_all():
+    for scored in [threads.submit(score) for _ in range(num_clips)]:
+      scored.result()
+
+  return {f"{num_clips} clips, {num_clients} at once": score_all}
 
 
 def checked(ways: dict[str, Callable], data: str) -> dict[str, Callable]:
