@@ -18,7 +18,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tests import command, toy
 from tf_audioset import data, export, features, labels, losses, tagger
-from tf_audioset.models import resnet
+from tf_audioset.models import gelu, resnet
 
 _CLASSES = labels.ClassList(("/m/a", "/m/b", "/m/c"), ("A, first", "B", "Ç"))
 _MIN_SAMPLES = 8000
@@ -395,6 +395,49 @@ def test_kernels_are_ready_and_no_call_makes_them(exported):
   np.testing.assert_allclose(scores["serving_default"], expected, atol=1e-5)
   # What XLA compiles takes them as they are: a TPU has them in its memory.
   assert np.abs(scores["batched"] - expected).max() > 1e-3
+
+
+class _GeluBackbone(toy.MeanBackbone):
+  def __init__(self):
+    super().__init__()
+    self._dense = tf.keras.layers.Dense(64)
+
+  def call(self, features, training=False, seed=None):
+    return gelu.gelu(self._dense(super().call(features)))
+
+
+def test_a_session_joins_a_gelu_with_its_product(tmp_path):
+  tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+  model = tagger.Tagger(
+    len(_CLASSES),
+    frontend=features.LogMel(),
+    backbone=_GeluBackbone(),
+    loss=losses.MultiLabel(),
+  )
+  model(tf.zeros([1, _MIN_SAMPLES]))
+  folder = str(tmp_path / "1")
+  export.export(
+    model, folder, classes=_CLASSES, min_samples=_MIN_SAMPLES, padding="repeat"
+  )
+  tf.keras.mixed_precision.set_global_policy("float32")
+  # As TF Serving has it.
+  with tf.compat.v1.Session(graph=tf.Graph()) as session:
+    loaded = tf.compat.v1.saved_model.load(session, ["serve"], folder)
+    signature = loaded.signature_def["serving_default"]
+    metadata = tf.compat.v1.RunMetadata()
+    session.run(
+      signature.outputs["scores"].name,
+      {signature.inputs["waveform"].name: _waveform(1, _MIN_SAMPLES)},
+      tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE),
+      metadata,
+    )
+  labels_of_ops = [
+    node.timeline_label
+    for device in metadata.step_stats.dev_stats
+    for node in device.node_stats
+  ]
+  assert any("FusedMatMul(" in label for label in labels_of_ops)
+  assert not any("Erf(" in label for label in labels_of_ops)
 
 
 def test_what_belongs_to_it_is_in_its_assets(exported):
