@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests import command, small, toy
-from tf_audioset import records
+from tf_audioset import prepared
 
 
 @pytest.fixture(name="folder", scope="module")
@@ -37,7 +37,7 @@ def _arguments(folder, name, *bindings, flags=()):
 
 def _place(folder, clip_id):
   """The shard of a clip and the byte where its record begins."""
-  split = records.find_split(str(folder / "records"), "train")
+  split = prepared.find_split(str(folder / "records"), "train")
   row = split.clips().id.tolist().index(clip_id)
   return split.files[split.index.shard[row]], int(split.index.offset[row])
 

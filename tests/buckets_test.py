@@ -17,7 +17,7 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, small, storage_emulator, toy
-from tf_audioset import data, evaluation, export, records
+from tf_audioset import data, evaluation, export, prepared
 
 _BINDINGS = (
   *small.BINDINGS,
@@ -120,14 +120,14 @@ def _digest(split) -> str:
 
 _DIGEST = """
 from tests import buckets_test
-from tf_audioset import records
-print(buckets_test._digest(records.find_split("gs://bucket/data", "train")))
+from tf_audioset import prepared
+print(buckets_test._digest(prepared.find_split("gs://bucket/data", "train")))
 """
 
 
 def _write_as_audax(folder, codec_folder) -> None:
   (folder / "train").mkdir()
-  split = records.find_split(str(codec_folder), "train")
+  split = prepared.find_split(str(codec_folder), "train")
   for i, file in enumerate(split.files):
     path = str(folder / "train" / f"{i}.tfrec")
     with tf.io.TFRecordWriter(path, "ZLIB") as writer:
@@ -149,7 +149,7 @@ def test_the_training_stream_is_that_from_a_disk(tmp_path, storage, kind):
     folder = tmp_path / "audax"
   storage.put(folder, "gs://bucket/data")
   storage.fault_rate = 0.25
-  expected = _digest(records.find_split(str(folder), "train"))
+  expected = _digest(prepared.find_split(str(folder), "train"))
   assert _python(storage, _DIGEST).strip() == expected
 
 
@@ -189,8 +189,8 @@ def test_a_clip_is_one_request_of_what_a_clip_may_need(tmp_path, storage):
   _python(
     storage,
     """
-from tf_audioset import data, records
-split = records.find_split("gs://bucket/data", "train")
+from tf_audioset import data, prepared
+split = prepared.find_split("gs://bucket/data", "train")
 ids = data.Pipeline().training_ids(split, batch_size=32, seed=1, step=0)
 assert len(set(ids)) == 32
 """,
@@ -228,18 +228,18 @@ def test_what_is_missing_forbidden_or_down_is_told_in_one_line(storage):
     storage,
     """
 import tensorflow as tf
-from tf_audioset import checkpoints, export, messages, records
+from tf_audioset import checkpoints, export, messages, prepared, storage
 saved = tf.train.Checkpoint()
 for use in (
-  lambda: records.find_split("gs://bucket/data", "train"),
-  lambda: records.find_split("gs://bucket/other", "train"),
-  lambda: records.find_split("gs://none/data", "train"),
-  lambda: records.find_split("gs://forbidden/data", "train"),
-  lambda: records.find_split("gs://down/data", "train"),
-  lambda: records.check_bucket("gs://none/run"),
-  lambda: records.check_bucket("gs://down/run"),
-  lambda: records.check_bucket("gs://forbidden/run"),  # Who knows.
-  lambda: records.write_file("gs://down/file", b"x"),
+  lambda: prepared.find_split("gs://bucket/data", "train"),
+  lambda: prepared.find_split("gs://bucket/other", "train"),
+  lambda: prepared.find_split("gs://none/data", "train"),
+  lambda: prepared.find_split("gs://forbidden/data", "train"),
+  lambda: prepared.find_split("gs://down/data", "train"),
+  lambda: storage.check_bucket("gs://none/run"),
+  lambda: storage.check_bucket("gs://down/run"),
+  lambda: storage.check_bucket("gs://forbidden/run"),  # Who knows.
+  lambda: storage.write_file("gs://down/file", b"x"),
   lambda: export.ExportedTagger("gs://forbidden/model"),
   # Not: there is none, begin from scratch.
   lambda: checkpoints.Checkpoints(saved, "gs://down/c", 1, True),
@@ -421,7 +421,7 @@ def test_the_tools_read_from_and_write_to_a_bucket(tmp_path, local, storage):
   expected = tagger.score(samples[np.newaxis] / 32768)[0].max()
   assert f"{expected:.4f}" in out
   scores = evaluation.Scores.read(str(tmp_path / "scores" / "scores.npz"))
-  split = records.find_split(str(local / "data"), "eval")
+  split = prepared.find_split(str(local / "data"), "eval")
   for clip_ids, waveforms, _ in data.full_clips(
     split,
     num_classes=3,

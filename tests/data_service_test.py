@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests import toy
-from tf_audioset import data, data_service, records
+from tf_audioset import data, data_service, prepared
 
 
 @pytest.fixture(name="workers", scope="module")
@@ -29,7 +29,7 @@ def _stream(split, num_batches, **options):
 @pytest.mark.parametrize("codec", ["flac", "pcm16"])
 def test_the_stream_is_the_same(tmp_path, workers, codec):
   toy.write_dataset(tmp_path, codec=codec)
-  split = records.find_split(str(tmp_path), "train")
+  split = prepared.find_split(str(tmp_path), "train")
   for first_step in (0, 5):
     alone = _stream(split, 9, first_step=first_step)
     for number in (1, 2):
@@ -46,14 +46,14 @@ def test_the_stream_is_the_same(tmp_path, workers, codec):
 
 def test_a_bad_record_is_named_here(tmp_path, workers):
   toy.write_dataset(tmp_path, broken="train3")
-  split = records.find_split(str(tmp_path), "train")
+  split = prepared.find_split(str(tmp_path), "train")
   with pytest.raises(tf.errors.OpError, match="clip train3, the record at"):
     _stream(split, 6, workers=workers)
 
 
 def test_what_the_processes_cannot_read_is_refused(tmp_path):
   toy.write_dataset(tmp_path)
-  split = records.find_split(str(tmp_path), "train")
+  split = prepared.find_split(str(tmp_path), "train")
   with pytest.raises(ValueError, match="--data_service"):
     data.Pipeline(decoder="tfio").training(
       split, num_classes=3, batch_size=4, seed=1, workers=["grpc://x"]

@@ -11,7 +11,7 @@ import tensorflow as tf
 from scipy import stats
 
 from tests import toy
-from tf_audioset import data, records
+from tf_audioset import data, prepared, records
 
 
 @pytest.fixture(name="folder", scope="module")
@@ -24,7 +24,7 @@ def _folder(tmp_path_factory):
 @pytest.fixture(name="split", params=["indexed", "compressed"])
 def _split(request, folder, tmp_path):
   """The training split, and the same as audax stores it: without an index."""
-  split = records.find_split(folder, "train")
+  split = prepared.find_split(folder, "train")
   if request.param == "indexed":
     return split
   files = []
@@ -139,7 +139,7 @@ def _ids(split):
 
 
 def test_parts_by_the_hash_of_the_id_share_nothing_and_lose_nothing(folder):
-  split = records.find_split(folder, "train")
+  split = prepared.find_split(folder, "train")
   low, high = split.part(0, 40), split.part(40, 100)
   assert low.num_clips + high.num_clips == 24
   assert len(_ids(low)) == low.num_clips > 0
@@ -161,14 +161,14 @@ def test_parts_by_the_hash_of_the_id_share_nothing_and_lose_nothing(folder):
 
 def test_a_clip_stays_in_its_part_when_clips_are_added(folder, tmp_path):
   toy.write_dataset(tmp_path, num_train=60, num_shards=2)
-  before = _ids(records.find_split(folder, "train").part(0, 40))
-  after = _ids(records.find_split(str(tmp_path), "train").part(0, 40))
+  before = _ids(prepared.find_split(folder, "train").part(0, 40))
+  after = _ids(prepared.find_split(str(tmp_path), "train").part(0, 40))
   assert before == {i for i in after if int(i[len("train") :]) < 24}
   assert before < after
 
 
 def test_a_part_without_clips_or_ids_is_refused(folder):
-  split = records.find_split(folder, "train")
+  split = prepared.find_split(folder, "train")
   empty = int(np.flatnonzero(np.bincount(split.index.bucket) == 0)[0])
   with pytest.raises(ValueError, match="24 clips are too few"):
     split.part(empty, empty + 1)
@@ -177,7 +177,7 @@ def test_a_part_without_clips_or_ids_is_refused(folder):
 
 
 def test_centre_crops_cover_every_clip_once(folder):
-  split = records.find_split(folder, "eval")
+  split = prepared.find_split(folder, "eval")
   batches = data.Pipeline(crop_seconds=0.5).centre_crops(
     split, num_classes=3, batch_size=4
   )
@@ -214,7 +214,7 @@ def test_hosts_share_the_evaluation_and_have_as_many_batches(
 
 
 def test_full_clips_are_whole_and_padded_only_when_short(folder):
-  split = records.find_split(folder, "eval")
+  split = prepared.find_split(folder, "eval")
   for min_samples, length in ((8000, 16000), (20000, 20000)):
     batches = data.full_clips(
       split,
@@ -249,7 +249,7 @@ def _ops(dataset):
 def test_only_flac_needs_python(tmp_path, codec):
   # A TPU's host in another machine cannot call Python of this process.
   toy.write_dataset(tmp_path, codec=codec)
-  split = records.find_split(str(tmp_path), "train")
+  split = prepared.find_split(str(tmp_path), "train")
   assert split.needs_python == (codec == "flac")
   assert split.part(0, 100).needs_python == split.needs_python
   pipeline = data.Pipeline(crop_seconds=0.5)
@@ -269,8 +269,10 @@ def test_only_flac_needs_python(tmp_path, codec):
 
 def test_both_codecs_give_the_same_stream(folder, tmp_path):
   toy.write_dataset(tmp_path, codec="pcm16")
-  flac = _training(records.find_split(folder, "train"), 5, batch_size=7)
-  pcm16 = _training(records.find_split(str(tmp_path), "train"), 5, batch_size=7)
+  flac = _training(prepared.find_split(folder, "train"), 5, batch_size=7)
+  pcm16 = _training(
+    prepared.find_split(str(tmp_path), "train"), 5, batch_size=7
+  )
   for (w1, t1), (w2, t2) in zip(flac, pcm16):
     np.testing.assert_array_equal(w1, w2)
     np.testing.assert_array_equal(t1, t2)
@@ -281,7 +283,7 @@ def test_both_codecs_give_the_same_stream(folder, tmp_path):
 def test_short_clips_are_filled_each_from_itself(tmp_path, codec, padding):
   lengths = [1, 700, 2399, 2400, 2401, 4800, 8000, 9000]
   toy.write_dataset(tmp_path, num_train=8, num_samples=lengths, codec=codec)
-  split = records.find_split(str(tmp_path), "train")
+  split = prepared.find_split(str(tmp_path), "train")
   batches = data.Pipeline(crop_seconds=0.3, padding=padding).centre_crops(
     split, num_classes=3, batch_size=8
   )
@@ -303,7 +305,7 @@ def test_short_clips_are_filled_each_from_itself(tmp_path, codec, padding):
 @pytest.mark.parametrize("batch_size", [64, 67, 96, 128])
 def test_the_size_of_the_batch_changes_nothing_else(folder, batch_size):
   # Sizes that are decoded in one group, in many, in groups of one.
-  split = records.find_split(folder, "train")
+  split = prepared.find_split(folder, "train")
   whole = np.concatenate([w for w, _ in _training(split, 32)])
   batches = _training(split, 2, batch_size=batch_size)
   for i, (waveforms, targets) in enumerate(batches):
@@ -318,7 +320,7 @@ def test_damage_of_a_shard_is_an_error_and_never_another_clip(tmp_path, codec):
   toy.write_dataset(
     tmp_path, num_train=6, num_samples=2000, num_shards=1, codec=codec
   )
-  split = records.find_split(str(tmp_path), "train")
+  split = prepared.find_split(str(tmp_path), "train")
   dataset = data.Pipeline(crop_seconds=0.1).centre_crops(
     split, num_classes=3, batch_size=6
   )
@@ -353,7 +355,7 @@ def _rewrite(folder, number, change):
   example = tf.train.Example.FromString(serialized[number])
   change(example.features.feature)
   serialized[number] = example.SerializeToString()
-  index = records.IndexBuilder()
+  index = prepared.IndexBuilder()
   index.next_shard()
   with tf.io.TFRecordWriter(str(shard)) as writer:
     for i, record in enumerate(serialized):
@@ -408,10 +410,10 @@ def _damaged(request, tmp_path):
   change, reason = _BAD_RECORDS[request.param]
   if change:
     _rewrite(tmp_path, 2, change)
-    info = records.read_dataset_info(str(tmp_path))
+    info = prepared.read_dataset_info(str(tmp_path))
     info.splits["train"].shards[0]["num_bytes"] = shard.stat().st_size
-    records.write_dataset_info(str(tmp_path), info)
-  split = records.find_split(str(tmp_path), "train")
+    prepared.write_dataset_info(str(tmp_path), info)
+  split = prepared.find_split(str(tmp_path), "train")
   if request.param == "checksum":
     place = int(split.index.offset[2]) + 50
     shard.write_bytes(_flip(shard.read_bytes(), place))
@@ -480,7 +482,7 @@ def test_a_broken_compressed_shard_is_named(tmp_path):
       writer.write(records.serialize_example("", toy.clip(i, 4000)[0], [0]))
   path.write_bytes(path.read_bytes()[:-3000])
   with pytest.raises(ValueError, match=r"a.tfrec: broken, 1\d records"):
-    records.find_split(str(tmp_path), "train")
+    prepared.find_split(str(tmp_path), "train")
 
 
 def _order(num_clips, epoch, seed=0):
@@ -525,7 +527,7 @@ def test_hosts_read_each_clip_once_an_epoch(tmp_path, num_shards, num_hosts):
   toy.write_dataset(
     tmp_path, num_train=30, num_samples=2000, num_shards=num_shards
   )
-  split = records.find_split(str(tmp_path), "train")
+  split = prepared.find_split(str(tmp_path), "train")
   seen = []
   for host in range(num_hosts):
     context = tf.distribute.InputContext(num_hosts, host, num_hosts)

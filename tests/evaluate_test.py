@@ -16,7 +16,7 @@ from tf_audioset import (
   features,
   labels,
   losses,
-  records,
+  prepared,
   tagger,
 )
 
@@ -356,13 +356,13 @@ def test_a_split_in_which_no_class_can_be_scored_is_refused(tmp_path):
 
 
 def test_an_empty_split_is_refused(tmp_path):
-  empty = records.SplitInfo(
+  empty = prepared.SplitInfo(
     num_clips=0, total_seconds=0.0, shards=[], ids_sha256="", index="i.npz"
   )
-  records.IndexBuilder().build().write(str(tmp_path / "i.npz"))
-  records.write_dataset_info(
+  prepared.IndexBuilder().build().write(str(tmp_path / "i.npz"))
+  prepared.write_dataset_info(
     str(tmp_path),
-    records.DatasetInfo(
+    prepared.DatasetInfo(
       sample_rate_hz=16000,
       clip_seconds=10.0,
       codec="flac",

@@ -10,14 +10,21 @@ import sklearn.metrics
 import tensorflow as tf
 
 from tests import toy
-from tf_audioset import data, evaluation, features, losses, records, tagger
+from tf_audioset import (
+  data,
+  evaluation,
+  features,
+  losses,
+  prepared,
+  tagger,
+)
 
 
 @pytest.fixture(name="split", scope="module")
 def _split(tmp_path_factory):
   folder = tmp_path_factory.mktemp("records")
   toy.write_dataset(folder)
-  return records.find_split(str(folder), "train")  # 24 clips.
+  return prepared.find_split(str(folder), "train")  # 24 clips.
 
 
 def _evaluator(split, strategy, batch_size):
@@ -167,7 +174,7 @@ def test_clips_without_ids_cannot_be_found(tmp_path):
 
 def test_labels_are_read_without_the_audio(tmp_path):
   toy.write_dataset(tmp_path, broken="train3")
-  split = records.find_split(str(tmp_path), "train")
+  split = prepared.find_split(str(tmp_path), "train")
   ids, targets = evaluation.read_labels(split, 3)
   assert sorted(ids) == sorted(f"train{i}" for i in range(24))
   for clip_id, row in zip(ids, targets):
@@ -196,7 +203,7 @@ def test_a_digest_follows_names_and_contents(tmp_path):
 
 def test_clips_of_each_class_are_counted_with_a_table_and_without(tmp_path):
   toy.write_dataset(tmp_path)
-  split = records.find_split(str(tmp_path), "train")
+  split = prepared.find_split(str(tmp_path), "train")
   expected = [sum(c in toy.clip(i, 0)[1] for i in range(24)) for c in range(4)]
   for one in (split, dataclasses.replace(split, clips_file="")):
     seen = []

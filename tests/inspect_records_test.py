@@ -10,7 +10,7 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, toy
-from tf_audioset import records
+from tf_audioset import prepared
 
 _TOOL = "tools/inspect_records.py"
 
@@ -73,7 +73,7 @@ def test_validation_names_all_that_is_bad(folder, tmp_path):
   # Sound and whole, but not what the table says.
   toy.write_dataset(tmp_path)
   path = str(tmp_path / "train.clips.npz")
-  table = records.ClipTable.read(path)
+  table = prepared.ClipTable.read(path)
   table.audio_hash[5] += 1
   table.write(path)
   done = command.run(_TOOL, tmp_path, "--split=train", "--validate")

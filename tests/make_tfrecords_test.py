@@ -16,7 +16,7 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, reference
-from tf_audioset import clip_lists, preparation, records
+from tf_audioset import clip_lists, preparation, prepared, records
 
 _TOOL = command.ROOT / "tools" / "make_tfrecords.py"
 
@@ -28,7 +28,7 @@ def _tone(seconds=1.0, rate_hz=16000, hz=440.0):
 
 def _read(folder, split):
   """{id: (int16 samples, labels)} of a prepared split."""
-  found = records.find_split(str(folder), split)
+  found = prepared.find_split(str(folder), split)
   clips = {}
   for serialized in tf.data.TFRecordDataset(found.files, found.compression):
     record = records.parse_example(serialized)
@@ -121,10 +121,10 @@ def test_audiosets_form_with_bad_files(audioset, tmp_path):
   joined = "\n".join(sorted(clips)).encode()
   expected_hash = hashlib.sha256(joined).hexdigest()
   assert info["splits"]["train"]["ids_sha256"] == expected_hash
-  split = records.find_split(str(out), "train")
+  split = prepared.find_split(str(out), "train")
   places = split.locator()(tf.range(5))
   serialized = [
-    records.read_record(*place)
+    prepared.read_record(*place)
     for place in zip(places["file"], places["offset"])
   ]
   ids = [records.parse_example(record)["id"] for record in serialized]
@@ -172,7 +172,7 @@ def test_a_folder_a_class_and_a_second_split(tmp_path):
     command.succeed(
       *common, f"--class_dirs={tmp_path / 'in'}", f"--split={split}"
     )
-  info = records.read_dataset_info(str(tmp_path / "out"))
+  info = prepared.read_dataset_info(str(tmp_path / "out"))
   assert info.classes.names == ("cat", "dog")
   assert set(info.splits) == {"train", "eval"}
   clips = _read(tmp_path / "out", "train")
@@ -215,7 +215,7 @@ def test_a_killed_run_is_continued(tmp_path):
   process.wait()
   assert [path.name for path in out.iterdir()] == [".train.parts"]
   with pytest.raises(ValueError, match="no prepared data"):
-    records.find_split(str(out), "train")
+    prepared.find_split(str(out), "train")
   while any(map(_runs, children)):
     assert time.monotonic() < deadline
     time.sleep(0.02)

@@ -14,7 +14,13 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from tf_audioset import audit, clip_lists, labels, preparation, records
+from tf_audioset import (
+  audit,
+  clip_lists,
+  labels,
+  preparation,
+  prepared,
+)
 
 _CLASSES = labels.ClassList.from_names(["a", "b"])
 
@@ -100,7 +106,7 @@ def test_a_second_run_does_only_what_is_missing(tmp_path, capsys):
   with pytest.raises(_Stopped):
     _prepare(clips, out, _stops_after(4))
   with pytest.raises(ValueError, match="no prepared data"):
-    records.find_split(str(out), "train")
+    prepared.find_split(str(out), "train")
   capsys.readouterr()
   half = min((out / ".train.parts").glob("*.plan.json"))
   (half.parent / f"{half.name[:32]}.tmp-1").touch()
@@ -173,7 +179,7 @@ def test_a_reader_never_sees_a_mix_and_any_stop_can_be_continued(
 
   def see():
     try:
-      split = records.find_split(str(out), "train")
+      split = prepared.find_split(str(out), "train")
       files = [pathlib.Path(file).read_bytes() for file in split.files]
       seen.add(hashlib.sha256(b"".join(files)).hexdigest())
     except ValueError as e:
@@ -287,7 +293,7 @@ def test_every_row_is_accounted_for(tmp_path):
   assert (a["expected"], a["found"], a["written"]) == (15, 14, 12)
   assert (b["expected"], b["found"], b["written"]) == (3, 3, 3)
   assert b["short"] == 1 and "clipped" not in b and a["clipped"] == 1
-  table = records.find_split(str(tmp_path / "out"), "train").clips()
+  table = prepared.find_split(str(tmp_path / "out"), "train").clips()
   assert len(table) == 14
   row = table.id.tolist().index(b"short")
   assert table.labels_of(row).tolist() == [0, 1]
@@ -357,7 +363,7 @@ def test_splits_of_one_folder_are_of_one_kind(tmp_path, change):
   }
   with pytest.raises(ValueError, match="another class list, clip length or"):
     _prepare(clips, tmp_path / "out", split="eval", **{change: other[change]})
-  assert records.find_split(str(tmp_path / "out"), "train").num_clips == 3
+  assert prepared.find_split(str(tmp_path / "out"), "train").num_clips == 3
 
 
 def test_a_process_that_died_is_told(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from tf_audioset import (
   features,
   labels,
   losses,
+  prepared,
   records,
   tagger,
 )
@@ -60,8 +61,8 @@ def write_dataset(
   splits = {}
   for split, num_clips in (("train", num_train), ("eval", num_eval)):
     shards = []
-    index = records.IndexBuilder()
-    table = records.ClipTableBuilder()
+    index = prepared.IndexBuilder()
+    table = prepared.ClipTableBuilder()
     total_samples = 0
     for shard in range(num_shards):
       name = f"{split}-{shard:05}-of-{num_shards:05}.tfrecord"
@@ -90,7 +91,7 @@ def write_dataset(
       )
     index.build().write(str(folder / f"{split}.index.npz"))
     table.build().write(str(folder / f"{split}.clips.npz"))
-    splits[split] = records.SplitInfo(
+    splits[split] = prepared.SplitInfo(
       num_clips=num_clips,
       total_seconds=total_samples / 16000,
       shards=shards,
@@ -98,9 +99,9 @@ def write_dataset(
       index=f"{split}.index.npz",
       clips=f"{split}.clips.npz",
     )
-  records.write_dataset_info(
+  prepared.write_dataset_info(
     str(folder),
-    records.DatasetInfo(
+    prepared.DatasetInfo(
       sample_rate_hz=16000,
       clip_seconds=10.0,
       codec=codec,

@@ -21,6 +21,7 @@ from tf_audioset import (
   data,
   distribution,
   export,
+  prepared,
   records,
   training,
 )
@@ -674,7 +675,7 @@ def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
   step = int(found[1])
   # Of a warm-up of one epoch, three steps, to 1e30 times 8 / 256.
   assert float(found[2]) == pytest.approx(step / 3 * 1e30 * 8 / 256, rel=1e-2)
-  split = records.find_split(str(trained[0] / "records"), "train")
+  split = prepared.find_split(str(trained[0] / "records"), "train")
   ids = data.Pipeline().training_ids(split, batch_size=8, seed=0, step=step)
   assert found[4].split(", ") == ids and len(set(ids)) == 8
   rows = _metrics(tmp_path / "run")
@@ -725,7 +726,7 @@ def test_a_tpu_of_other_machines_needs_buckets(trained, tmp_path, monkeypatch):
 
 def test_a_tpu_of_other_machines_needs_pcm16(trained, tmp_path, monkeypatch):
   monkeypatch.setattr(distribution, "is_remote", lambda _: True)
-  split = records.find_split(str(trained[0] / "records"), "train")
+  split = prepared.find_split(str(trained[0] / "records"), "train")
   monkeypatch.setattr(records, "find_split", lambda *_: split)
   monkeypatch.setattr(records, "check_bucket", lambda _: None)
   config.load(["gin/quickstart.gin"], _SMALL)

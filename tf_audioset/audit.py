@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import clip_lists, labels, records
+from tf_audioset import clip_lists, labels, storage
 
 JSON_FILE = "audit.json"
 TEXT_FILE = "audit.txt"
@@ -158,13 +158,13 @@ def write(folder: str, split: str, of_split: dict) -> None:
     with tf.io.gfile.GFile(path) as file:
       content = json.load(file)
   content[split] = of_split
-  records.write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+  storage.write_file(path, (json.dumps(content, indent=1) + "\n").encode())
   text = "\n".join(
     f"{summary(name, one)}\n\n{_class_table(one)}\n"
     for name, one in content.items()
     if "left_out" in one  # Else from an earlier version.
   )
-  records.write_file(os.path.join(folder, TEXT_FILE), text.encode())
+  storage.write_file(os.path.join(folder, TEXT_FILE), text.encode())
 
 
 def summary(split: str, of_split: dict) -> str:

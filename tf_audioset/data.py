@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from tf_audioset import randomness, records
+from tf_audioset import prepared, randomness, records
 
 PADDINGS = ("repeat", "zero")
 
@@ -114,7 +114,7 @@ class Pipeline:
   @_as_written
   def training(
     self,
-    split: records.Split,
+    split: prepared.Split,
     *,
     num_classes: int,
     batch_size: int,
@@ -188,7 +188,7 @@ class Pipeline:
       for i, worker in enumerate(workers)
     ]
     turns = tf.data.Dataset.range(len(workers)).repeat()
-    return records.untuned(
+    return prepared.untuned(
       tf.data.Dataset.choose_from_datasets(of_each, turns).prefetch(
         tf.data.AUTOTUNE
       )
@@ -196,7 +196,7 @@ class Pipeline:
 
   @_as_written
   def training_ids(
-    self, split: records.Split, *, batch_size: int, seed: int, step: int
+    self, split: prepared.Split, *, batch_size: int, seed: int, step: int
   ) -> list[str]:
     """The ids of the clips of one step of `training`; empty if not known."""
     if split.index is None:
@@ -207,7 +207,7 @@ class Pipeline:
       tf.data.Dataset.range(first, first + batch_size),
       lambda p: clip_at(p, split.num_clips, seed),
     )
-    ids = records.untuned(
+    ids = prepared.untuned(
       clips.map(lambda _, clip: records.parse_example(clip["record"])["id"])
     )
     return [clip_id.decode() for clip_id in ids.as_numpy_iterator()]
@@ -215,7 +215,7 @@ class Pipeline:
   @_as_written
   def centre_crops(
     self,
-    split: records.Split,
+    split: prepared.Split,
     *,
     num_classes: int,
     batch_size: int,
@@ -313,7 +313,7 @@ class Pipeline:
 
 @_as_written
 def full_clips(
-  split: records.Split,
+  split: prepared.Split,
   *,
   num_classes: int,
   batch_size: int,
@@ -346,7 +346,7 @@ def full_clips(
       return ids[0], pad(waveforms[0], min_samples, padding), targets[0]
 
   clips, _ = _numbered(split, split.num_clips)
-  return records.untuned(
+  return prepared.untuned(
     clips.map(example, num_parallel_calls=tf.data.AUTOTUNE)
     .group_by_window(
       key_func=lambda _, waveform, __: tf.size(waveform, tf.int64),
@@ -359,7 +359,7 @@ def full_clips(
 
 @_as_written
 def whole_clips(
-  split: records.Split, *, num_classes: int, first: int = 0
+  split: prepared.Split, *, num_classes: int, first: int = 0
 ) -> tf.data.Dataset:
   """Every clip from number `first` on, in file order, bad ones included.
 
@@ -387,7 +387,7 @@ def whole_clips(
   else:
     numbers = tf.data.Dataset.range(first, split.num_clips)
     clips = _read(split, numbers, lambda number: number)
-  return records.untuned(
+  return prepared.untuned(
     clips.map(example, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
       tf.data.AUTOTUNE
     )
@@ -452,7 +452,7 @@ def _read(split, positions, number, first=lambda position: position):
   locate = split.locator()
 
   def read(position, place):
-    record = records.read_record(place["file"], place["offset"])
+    record = prepared.read_record(place["file"], place["offset"])
     return first(position), dict(place, record=record)
 
   # What can be computed for many at once costs a fraction.
@@ -468,7 +468,7 @@ def _whole_shard(split, file):
   """Clips, as `_read` gives them, of a shard without an index."""
   # Where they begin is not known; their numbers serve as well to name them.
   return (
-    records.read_shards(file, split.compression)
+    prepared.read_shards(file, split.compression)
     .enumerate()
     .map(
       lambda number, record: {
@@ -587,7 +587,7 @@ def _in_groups(clips, decode, batch_size):
       tf.ensure_shape(part, [batch_size, *part.shape[1:]]) for part in parts
     )
   )
-  return records.untuned(batches.prefetch(tf.data.AUTOTUNE))
+  return prepared.untuned(batches.prefetch(tf.data.AUTOTUNE))
 
 
 def _numbered(split, num_positions, context=None):

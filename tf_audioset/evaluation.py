@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import distribution, metrics, records
+from tf_audioset import distribution, metrics, prepared, records, storage
 
 
 class Evaluator:
@@ -28,7 +28,7 @@ class Evaluator:
       strategy: Where the replicas are.
       tagger: A `Tagger` created in the strategy's scope.
       pipeline: `data.Pipeline`.
-      split: `records.Split`.
+      split: `prepared.Split`.
       num_classes: Width of the targets.
       batch_size: Global.
     """
@@ -126,7 +126,7 @@ class Scores:
     _refuse_repeated(self.ids, path)
     buffer = io.BytesIO()
     np.savez(buffer, **{k: np.asarray(v) for k, v in vars(self).items()})
-    records.write_file(path, buffer.getvalue())
+    storage.write_file(path, buffer.getvalue())
 
   @classmethod
   def read(cls, path: str) -> Scores:
@@ -195,7 +195,7 @@ class Scores:
 
 
 def read_labels(
-  split: records.Split, num_classes: int
+  split: prepared.Split, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Reads what the records say but for their audio, in the order of the ids.
 
@@ -230,7 +230,7 @@ def _labels(split, num_classes):
 
   parallel = tf.data.AUTOTUNE
   return (
-    records.read_shards(split.files, split.compression, parallel)
+    prepared.read_shards(split.files, split.compression, parallel)
     .batch(256)
     .map(read, num_parallel_calls=parallel)
     .as_numpy_iterator()
@@ -238,7 +238,7 @@ def _labels(split, num_classes):
 
 
 def count_positives(
-  split: records.Split, num_classes: int, progress: Callable[[int], None]
+  split: prepared.Split, num_classes: int, progress: Callable[[int], None]
 ) -> np.ndarray:
   """Counts the clips of each class.
 

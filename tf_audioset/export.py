@@ -38,7 +38,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_audioset import data, labels, records, warmup
+from tf_audioset import data, labels, records, storage, warmup
 from tf_audioset.models import weights
 
 # A second of audio takes about 3 MB of memory; a server should not end for it.
@@ -80,7 +80,7 @@ def export(
     ValueError: If `directory` holds anything but a SavedModel.
   """
   directory = directory.rstrip("/")
-  records.check_bucket(directory)
+  storage.check_bucket(directory)
   _refuse_other_files(directory)
   module = tf.Module(name="tagger")
   # The variables alone: the tagger itself would bring its Keras layers along.

@@ -31,7 +31,16 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 import tqdm
 
-from tf_audioset import audio, audit, cli, clip_lists, labels, records
+from tf_audioset import (
+  audio,
+  audit,
+  cli,
+  clip_lists,
+  labels,
+  prepared,
+  records,
+  storage,
+)
 
 # Few clips make few shards, but enough for some processes to share.
 _MIN_SHARDS = 16
@@ -110,10 +119,10 @@ def prepare(
     ValueError: If the folder holds records of another kind, or no clip can be
       read (the audit is written then).
   """
-  records.check_bucket(output_dir)
+  storage.check_bucket(output_dir)
   known = _known_info(classes, output_dir, options)
   others = {
-    name: records.ClipTable.read(os.path.join(output_dir, other.clips))
+    name: prepared.ClipTable.read(os.path.join(output_dir, other.clips))
     for name, other in (known.splits if known else {}).items()
     if name != split and other.clips
   }
@@ -185,7 +194,7 @@ def write_shard(
     "num_bytes": tf.io.gfile.stat(f"{base}.tfrecord").length,
     "clips": [dataclasses.astuple(outcome) for outcome in outcomes],
   }
-  records.write_file(f"{base}.account.json", json.dumps(account).encode())
+  storage.write_file(f"{base}.account.json", json.dumps(account).encode())
 
 
 def local_runner(num_workers: int) -> Runner:
@@ -333,9 +342,9 @@ def _make_record(clip_id, path, clip_labels, plan) -> tuple[bytes, _Outcome]:
   )
 
 
-def _known_info(classes, output_dir, options) -> records.DatasetInfo | None:
+def _known_info(classes, output_dir, options) -> prepared.DatasetInfo | None:
   """The description of the folder, if it has one, checked."""
-  known = records.read_dataset_info(output_dir)
+  known = prepared.read_dataset_info(output_dir)
   wanted = (options.clip_seconds, options.codec, classes)
   if known and (known.clip_seconds, known.codec, known.classes) != wanted:
     raise ValueError(
@@ -397,7 +406,7 @@ def _remove_strangers(parts: str, shards: Sequence[_Shard]) -> None:
 
 
 def _write_plan(shard: _Shard) -> None:
-  records.write_file(f"{shard.base}.plan.json", shard.plan)
+  storage.write_file(f"{shard.base}.plan.json", shard.plan)
 
 
 def _find_account(shard: _Shard, output_dir: str) -> list[_Outcome] | None:
@@ -453,7 +462,7 @@ def _mark_duplicate_audio(rows, outcomes, others) -> None:
 def _publish(classes, output_dir, split, options, shards, accounts) -> None:
   """Gives the shards their names and puts the split into the description."""
   known = _known_info(classes, output_dir, options)  # Perhaps changed.
-  info = records.DatasetInfo(
+  info = prepared.DatasetInfo(
     sample_rate_hz=records.SAMPLE_RATE_HZ,
     clip_seconds=options.clip_seconds,
     codec=options.codec,
@@ -462,7 +471,7 @@ def _publish(classes, output_dir, split, options, shards, accounts) -> None:
   )
   if info.splits.pop(split, None):
     # While its shards are exchanged, the split is not there at all.
-    records.write_dataset_info(output_dir, info)
+    prepared.write_dataset_info(output_dir, info)
   names = {shard.name for shard in shards}
   for name in tf.io.gfile.listdir(output_dir):
     is_shard = re.fullmatch(rf"{split}-\d+-of-\d+\.tfrecord", name)
@@ -476,7 +485,7 @@ def _publish(classes, output_dir, split, options, shards, accounts) -> None:
     return tf.io.gfile.stat(place).length
 
   lengths = _parallel(move, shards)
-  index, table = records.IndexBuilder(), records.ClipTableBuilder()
+  index, table = prepared.IndexBuilder(), prepared.ClipTableBuilder()
   described, ids, num_samples = [], [], 0
   for shard, account, num_bytes in zip(shards, accounts, lengths):
     index.next_shard()
@@ -497,14 +506,14 @@ def _publish(classes, output_dir, split, options, shards, accounts) -> None:
   files = {"index": f"{split}.index.npz", "clips": f"{split}.clips.npz"}
   index.build().write(os.path.join(output_dir, files["index"]))
   table.build().write(os.path.join(output_dir, files["clips"]))
-  info.splits[split] = records.SplitInfo(
+  info.splits[split] = prepared.SplitInfo(
     num_clips=len(ids),
     total_seconds=round(num_samples / records.SAMPLE_RATE_HZ, 3),
     shards=described,
     ids_sha256=hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
     **files,
   )
-  records.write_dataset_info(output_dir, info)
+  prepared.write_dataset_info(output_dir, info)
 
 
 def _parallel(function, items) -> list:

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import metrics, records
+from tf_audioset import metrics, storage
 
 _METRICS_FILE = "metrics.jsonl"
 _PACKAGES = (
@@ -177,7 +177,7 @@ class Report:
       "python": platform.python_version(),
       "packages": _package_versions(),
     }
-    records.write_file(
+    storage.write_file(
       os.path.join(self._workdir, "summary.json"),
       (json.dumps(content, indent=1) + "\n").encode(),
     )
@@ -218,7 +218,7 @@ def _forget(path: str, first_step: int) -> None:
     if row["step"] + ("epoch" in row) > first_step:
       break
     kept.append(json.dumps(row) + "\n")
-  records.write_file(path, "".join(kept).encode())
+  storage.write_file(path, "".join(kept).encode())
 
 
 def _event_file(workdir: str, name: str, next_step: int):

@@ -29,10 +29,11 @@ from tf_audioset import (
   labels,
   losses,  # noqa: F401
   optimization,
+  prepared,
   pretrained,
   randomness,
-  records,
   reporting,
+  storage,
   trainer,
 )
 from tf_audioset import tagger as tagger_lib  # noqa: F401
@@ -118,7 +119,7 @@ def train(
       the loss is not finite, or checkpoints cannot be written.
     cli.Stopped: On SIGTERM, after saving.
   """
-  records.check_bucket(workdir)
+  storage.check_bucket(workdir)
   if exported not in ("last", "best"):
     raise ValueError(f"train.exported is {exported!r}: allowed are last, best.")
   for name, value in (
@@ -155,11 +156,11 @@ def train(
         "TPU are others."
       )
   stop = _Stop(has_peers=distribution.has_peers(strategy))
-  training = records.find_split(data_dir, training_split)
+  training = prepared.find_split(data_dir, training_split)
   if holdout_percent:
     validation = training.part(0, holdout_percent)
   else:
-    validation = records.find_split(data_dir, validation_split)
+    validation = prepared.find_split(data_dir, validation_split)
   if distribution.is_remote(strategy) and (
     training.needs_python or validation.needs_python
   ):
@@ -246,7 +247,7 @@ def train(
   if is_chief:
     tf.io.gfile.makedirs(workdir)
     _write_json(run_file, {**fixed, "classes": training.classes.to_json()})
-    records.write_file(config_file, config.operative().encode())
+    storage.write_file(config_file, config.operative().encode())
 
   evaluator = evaluation.Evaluator(
     strategy,
@@ -644,7 +645,7 @@ def _show_changes(path: str) -> None:
 
 
 def _write_json(path: str, content) -> None:
-  records.write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+  storage.write_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _digest(text: str) -> str:

@@ -405,7 +405,7 @@ def _training(gin_file, precision, rng):
   import numpy as np
   import tensorflow as tf
 
-  from tf_audioset import optimization, records, tagger, trainer
+  from tf_audioset import optimization, prepared, tagger, trainer
 
   steps, whole, optimizer, pipeline = _built(gin_file, precision)
   # The same without front end and augmentation: what the peers do.
@@ -432,7 +432,7 @@ def _training(gin_file, precision, rng):
   features = whole.frontend(tagger.to_float(waveforms))
   if FLAGS.data_dir:
     batches = pipeline.training(
-      records.find_split(FLAGS.data_dir, "train"),
+      prepared.find_split(FLAGS.data_dir, "train"),
       num_classes=FLAGS.num_classes,
       batch_size=FLAGS.batch_size,
       seed=0,

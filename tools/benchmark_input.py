@@ -148,10 +148,10 @@ def _clips():
       noise = signal.lfilter([1], [1, -0.7], rng.normal(0, 400, 160000))
       yield noise.astype(np.int16), [i % _NUM_CLASSES, 7 * i % _NUM_CLASSES]
     return
-  from tf_audioset import data, records
+  from tf_audioset import data, prepared
 
   clips = data.full_clips(
-    records.find_split(FLAGS.data_dir, FLAGS.split),
+    prepared.find_split(FLAGS.data_dir, FLAGS.split),
     num_classes=_NUM_CLASSES,
     batch_size=1,
     min_samples=1,
@@ -165,14 +165,14 @@ def _write(folder: pathlib.Path) -> None:
   """The clips as FLAC, as PCM16, and as audax's records."""
   import tensorflow as tf
 
-  from tf_audioset import audio, labels, records
+  from tf_audioset import audio, labels, prepared, records
 
   writers, indices = {}, {}
   for codec in audio.CODECS:
     (folder / codec).mkdir()
     path = folder / codec / "train-00000-of-00001.tfrecord"
     writers[codec] = tf.io.TFRecordWriter(str(path))
-    indices[codec] = records.IndexBuilder()
+    indices[codec] = prepared.IndexBuilder()
     indices[codec].next_shard()
   writers["zlib"] = tf.io.TFRecordWriter(str(folder / "zlib"), "ZLIB")
   num_clips = num_bytes = 0
@@ -202,12 +202,12 @@ def _write(folder: pathlib.Path) -> None:
       "num_clips": num_clips,
       "num_bytes": (folder / codec / shard).stat().st_size,
     }
-    split = records.SplitInfo(num_clips, 0.0, [shard], "", "train.index.npz")
+    split = prepared.SplitInfo(num_clips, 0.0, [shard], "", "train.index.npz")
     names = [f"class {i}" for i in range(_NUM_CLASSES)]
     classes = labels.ClassList.from_names(names)
-    records.write_dataset_info(
+    prepared.write_dataset_info(
       str(folder / codec),
-      records.DatasetInfo(
+      prepared.DatasetInfo(
         records.SAMPLE_RATE_HZ, 10.0, codec, classes, {"train": split}
       ),
     )
@@ -245,10 +245,10 @@ def _reference(path: str):
 
 def _serve(folder: pathlib.Path) -> None:
   """Answers each line of stdin, a way or "decoding", with rates as JSON."""
-  from tf_audioset import data, data_service, records
+  from tf_audioset import data, data_service, prepared
 
   def ours(codec, workers=(), **options):
-    split = records.find_split(str(folder / codec), "train")
+    split = prepared.find_split(str(folder / codec), "train")
     return data.Pipeline(crop_seconds=_CROP_SECONDS, **options).training(
       split,
       num_classes=_NUM_CLASSES,

@@ -100,13 +100,19 @@ def main() -> None:
   # Imported late: a mistake in the flags is answered at once.
   import tensorflow as tf
 
-  from tf_audioset import evaluation, judging, labels, records
+  from tf_audioset import (
+    evaluation,
+    judging,
+    labels,
+    prepared,
+    storage,
+  )
 
   path = (FLAGS.saved_model or FLAGS.scores).rstrip("/")
   folder = FLAGS.output_dir or os.path.join(
     os.path.dirname(path), f"evaluation_{FLAGS.split}"
   )
-  split = records.find_split(FLAGS.data_dir, FLAGS.split)
+  split = prepared.find_split(FLAGS.data_dir, FLAGS.split)
   if not split.num_clips:
     raise ValueError(f"{FLAGS.data_dir}: the split {FLAGS.split!r} is empty.")
   # A mistake is told before the long work; one in the path, by its reader.
@@ -165,14 +171,14 @@ def main() -> None:
     }
     lines += _comparison(difference, table)
   text = json.dumps(_without_nan(summary), indent=2) + "\n"
-  records.write_file(os.path.join(folder, "metrics.json"), text.encode())
-  records.write_file(
+  storage.write_file(os.path.join(folder, "metrics.json"), text.encode())
+  storage.write_file(
     os.path.join(folder, "per_class.csv"), _to_csv(table, zip(*table.values()))
   )
   written = "metrics.json and per_class.csv"
   if judgement.confusion is not None:
     columns = [classes.names, *judgement.confusion.T]
-    records.write_file(
+    storage.write_file(
       os.path.join(folder, "confusion.csv"),
       _to_csv(["label", *classes.names], zip(*columns)),
     )
@@ -188,16 +194,16 @@ def _make_folders(output_dir) -> None:
   """All that will be written to."""
   import tensorflow as tf
 
-  from tf_audioset import records
+  from tf_audioset import storage
 
-  records.check_bucket(output_dir)
+  storage.check_bucket(output_dir)
   tf.io.gfile.makedirs(output_dir)
   for flag in ("report", "scores_out"):
     file = FLAGS[flag].value
     if file and tf.io.gfile.isdir(file):
       raise ValueError(f"--{flag}={file}: a folder; give a file in it.")
     if file:
-      records.check_bucket(file)
+      storage.check_bucket(file)
       tf.io.gfile.makedirs(os.path.dirname(file) or ".")
 
 
@@ -213,7 +219,13 @@ def _run_model(path, split):
   """The SavedModel's classes, scores, targets in their order, and digest."""
   import numpy as np
 
-  from tf_audioset import data, distribution, evaluation, export, records
+  from tf_audioset import (
+    data,
+    distribution,
+    evaluation,
+    export,
+    records,
+  )
 
   tagger = export.ExportedTagger(path)
   classes = tagger.classes
@@ -284,12 +296,12 @@ def _read_scores(path, split):
 
 def _training_positives(num_classes):
   """Clips of each class, or None and why they are not known."""
-  from tf_audioset import evaluation, records
+  from tf_audioset import evaluation, prepared
 
   if not FLAGS.train_split:
     return None, "The training clips were not counted (--train_split)."
   try:
-    split = records.find_split(FLAGS.data_dir, FLAGS.train_split)
+    split = prepared.find_split(FLAGS.data_dir, FLAGS.train_split)
   except ValueError as e:
     return None, f"The training clips are not known: {e}"
   with cli.progress_bar(split.num_clips, FLAGS.train_split, " clips") as bar:
@@ -297,7 +309,7 @@ def _training_positives(num_classes):
 
 
 def _write_report(path, digest, summary, table, judged, targets, split):
-  from tf_audioset import html_report, records
+  from tf_audioset import html_report, storage
 
   counts, no_training = _training_positives(len(table["mid"]))
   if counts is not None:
@@ -320,7 +332,7 @@ def _write_report(path, digest, summary, table, judged, targets, split):
     targets=targets,
     no_training=no_training,
   )
-  records.write_file(FLAGS.report, page.encode())
+  storage.write_file(FLAGS.report, page.encode())
 
 
 def _report(summary, num_clips, source):

@@ -95,7 +95,7 @@ def _write_tflite(tagger, pipeline, directory) -> None:
   """Writes both models beside the SavedModel, and compares them with it."""
   import numpy as np
 
-  from tf_audioset import export, records, synthetic, tflite
+  from tf_audioset import export, storage, synthetic, tflite
 
   exported = export.ExportedTagger(directory)
   rate_hz = exported.sample_rate_hz
@@ -110,7 +110,7 @@ def _write_tflite(tagger, pipeline, directory) -> None:
       int8_weights=int8_weights,
     )
     path = f"{directory}{suffix}.tflite"
-    records.write_file(path, content)
+    storage.write_file(path, content)
     model = tflite.TFLiteTagger(content)
     results = [model.score(clip) for clip in clips]
     differences = [

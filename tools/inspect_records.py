@@ -39,11 +39,11 @@ def main(arguments: list[str]) -> int:
   if len(arguments) > 1:
     raise ValueError(f"one folder at a time, not {len(arguments)}.")
   # Imported late: a mistake in the flags is answered at once.
-  from tf_audioset import records
+  from tf_audioset import prepared
 
   (data_dir,) = arguments
   names = [FLAGS.split] if FLAGS.split else _split_names(data_dir)
-  splits = {name: records.find_split(data_dir, name) for name in names}
+  splits = {name: prepared.find_split(data_dir, name) for name in names}
   for wanted, show in ((FLAGS.play, _play), (FLAGS.plot, _plot)):
     if wanted is not None:
       show(*_find(splits, wanted))
@@ -58,9 +58,9 @@ def main(arguments: list[str]) -> int:
 def _split_names(data_dir: str) -> list[str]:
   import tensorflow as tf
 
-  from tf_audioset import records
+  from tf_audioset import prepared
 
-  info = records.read_dataset_info(data_dir)
+  info = prepared.read_dataset_info(data_dir)
   if info is not None:
     return sorted(info.splits)
   files = tf.io.gfile.glob(os.path.join(data_dir, "*", "*.tfrec*"))
@@ -71,13 +71,13 @@ def _split_names(data_dir: str) -> list[str]:
 
 def _table(name, split):
   """The table of clips, or, where there is none, what can be read for it."""
-  from tf_audioset import records
+  from tf_audioset import prepared, records
 
   table = split.clips()
   if table is not None:
     return table
-  builder = records.ClipTableBuilder()
-  dataset = records.read_shards(split.files, split.compression)
+  builder = prepared.ClipTableBuilder()
+  dataset = prepared.read_shards(split.files, split.compression)
   with cli.progress_bar(split.num_clips, f"reading {name}", " clips") as bar:
     for batch in dataset.batch(64).map(records.parse_examples):
       for clip_id, length, labels in zip(

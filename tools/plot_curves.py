@@ -30,7 +30,7 @@ def main(workdirs: list[str]) -> None:
   matplotlib.use("Agg")
   from matplotlib import pyplot
 
-  from tf_audioset import records
+  from tf_audioset import storage
 
   figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
   for workdir in workdirs:
@@ -48,7 +48,7 @@ def main(workdirs: list[str]) -> None:
   picture = io.BytesIO()
   kind = os.path.splitext(FLAGS.output)[1][1:]
   figure.savefig(picture, format=kind or "png", dpi=100)
-  records.write_file(FLAGS.output, picture.getvalue())
+  storage.write_file(FLAGS.output, picture.getvalue())
   print(f"wrote {FLAGS.output}")
 
 

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are written whole, on a disk or in a bucket."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import tensorflow as tf
+
+from tf_audioset import messages
+
+
+def write_file(path: str, content: bytes) -> None:
+  """Writes a file that is never seen half written."""
+  temporary = f"{path}.tmp-{os.getpid()}"
+  with tf.io.gfile.GFile(temporary, "wb") as file:
+    file.write(content)
+  tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def check_bucket(path: str) -> None:
+  """Refuses a path in a bucket that is not there, which is to be written to.
+
+  TensorFlow would try for ever to make a folder in it.
+
+  Raises:
+    ValueError: If the bucket is missing or does not answer.
+  """
+  bucket = re.match(r"\w+://[^/]+", path)
+  if not bucket:
+    return
+  try:
+    is_there = tf.io.gfile.exists(bucket[0])
+  except tf.errors.PermissionDeniedError:
+    return  # Who may not ask about the bucket may still write to it.
+  except tf.errors.OpError as e:
+    raise ValueError(f"{bucket[0]}: {messages.first_line(str(e))}") from e
+  if not is_there:
+    raise ValueError(f"{path}: there is no bucket {bucket[0]}: make it first.")
