@@ -22,7 +22,7 @@ from tf_audioset import (
   distribution,
   export,
   prepared,
-  records,
+  storage,
   training,
 )
 
@@ -727,8 +727,8 @@ def test_a_tpu_of_other_machines_needs_buckets(trained, tmp_path, monkeypatch):
 def test_a_tpu_of_other_machines_needs_pcm16(trained, tmp_path, monkeypatch):
   monkeypatch.setattr(distribution, "is_remote", lambda _: True)
   split = prepared.find_split(str(trained[0] / "records"), "train")
-  monkeypatch.setattr(records, "find_split", lambda *_: split)
-  monkeypatch.setattr(records, "check_bucket", lambda _: None)
+  monkeypatch.setattr(prepared, "find_split", lambda *_: split)
+  monkeypatch.setattr(storage, "check_bucket", lambda _: None)
   config.load(["gin/quickstart.gin"], _SMALL)
   strategy = distribution.strategy(None)
   with pytest.raises(ValueError, match="gs://b/r: FLAC .*--codec=pcm16"):

@@ -181,8 +181,9 @@ class _Dense(weights.FullPrecision, tf.keras.layers.Dense):
       return total
 
     outputs = tf.matmul(x, weights.ready(self.kernel, kernel))
-    # It has to be cast here for oneDNN to join it with the product and GELU.
-    bias = tf.cast(weights.ready(self.bias, bias), x.dtype)
+    # It has to be cast here, from whatever type, for TensorFlow to join it with
+    # the product and GELU.
+    bias = tf.cast(weights.ready(self.bias, bias, tf.float64), x.dtype)
     return tf.nn.bias_add(outputs, bias)
 
 
