@@ -210,11 +210,9 @@ def _piecewise(transform, samples, window_samples, hop_samples):
   Returns:
     float32 [batch, num_frames, num_bins].
   """
+  # Numbers where they are known.
   batch, num_samples = (
-    static or dynamic
-    for static, dynamic in zip(
-      samples.shape, tf.unstack(tf.shape(samples)), strict=True
-    )
+    samples.shape[i] or tf.shape(samples)[i] for i in range(2)
   )
   num_frames = 1 + (num_samples - window_samples) // hop_samples
   num_pieces = -(-num_frames // _PIECE_FRAMES)
@@ -224,19 +222,19 @@ def _piecewise(transform, samples, window_samples, hop_samples):
   missing = (num_pieces - 1) * hops + piece_samples - num_samples
   samples = tf.pad(samples, [[0, 0], [0, tf.maximum(missing, 0)]])
 
-  def piece(index):
+  def transform_piece(index):
     begin = [index // num_pieces, index % num_pieces * hops]
     return transform(tf.slice(samples, begin, [1, piece_samples])[0])
 
-  piece = tf.function(piece, autograph=False).get_concrete_function(
+  of_one = tf.function(transform_piece, autograph=False).get_concrete_function(
     tf.TensorSpec([], tf.int32)
   )
   (pieces,) = tf.raw_ops.MapDefun(
     arguments=[tf.range(batch * num_pieces)],
-    captured_inputs=piece.captured_inputs,
+    captured_inputs=of_one.captured_inputs,
     output_types=[tf.float32],
-    output_shapes=[piece.output_shapes],
-    f=piece,
+    output_shapes=[of_one.output_shapes],
+    f=of_one,
     max_intra_op_parallelism=1,
   )
   num_bins = pieces.shape[-1]
