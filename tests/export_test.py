@@ -525,7 +525,8 @@ def _prediction_log():
   message("PredictionLog", ("predict_log", 6, ".serving.PredictLog"))
   pool = descriptor_pool.Default()
   pool.Add(file)
-  return message_factory.GetMessageClass(
+  # What is new in protobuf 4 is not in that of Python 3.9 and 3.10.
+  return message_factory.MessageFactory(pool).GetPrototype(
     pool.FindMessageTypeByName("serving.PredictionLog")
   )
 
