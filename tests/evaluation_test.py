@@ -10,14 +10,7 @@ import sklearn.metrics
 import tensorflow as tf
 
 from tests import toy
-from tf_audioset import (
-  data,
-  evaluation,
-  features,
-  losses,
-  prepared,
-  tagger,
-)
+from tf_audioset import data, evaluation, features, losses, prepared, tagger
 
 
 @pytest.fixture(name="split", scope="module")

@@ -25,16 +25,21 @@ _MIN_SAMPLES = 8000
 _BATCH_SHAPE = (3, 5000)
 
 
-@pytest.fixture(name="exported", scope="module")
-def _exported(tmp_path_factory):
-  tf.keras.utils.set_random_seed(1)
+def _built(backbone):
   model = tagger.Tagger(
     len(_CLASSES),
     frontend=features.LogMel(),
-    backbone=resnet.ResNet(18, width=4),
+    backbone=backbone,
     loss=losses.MultiLabel(),
   )
   model(tf.zeros([1, _MIN_SAMPLES]))
+  return model
+
+
+@pytest.fixture(name="exported", scope="module")
+def _exported(tmp_path_factory):
+  tf.keras.utils.set_random_seed(1)
+  model = _built(resnet.ResNet(18, width=4))
   # Statistics as after training: at their start values nothing would show.
   for i, variable in enumerate(model.variables):
     if "moving" in variable.name:
@@ -427,15 +432,8 @@ def test_a_session_joins_gelus_with_their_products(tmp_path, precision):
   folder = str(tmp_path / "1")
   tf.keras.mixed_precision.set_global_policy(precision)
   try:
-    model = tagger.Tagger(
-      len(_CLASSES),
-      frontend=features.LogMel(),
-      backbone=_GeluBackbone(),
-      loss=losses.MultiLabel(),
-    )
-    model(tf.zeros([1, _MIN_SAMPLES]))
     export.export(
-      model,
+      _built(_GeluBackbone()),
       folder,
       classes=_CLASSES,
       min_samples=_MIN_SAMPLES,

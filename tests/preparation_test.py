@@ -14,13 +14,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from tf_audioset import (
-  audit,
-  clip_lists,
-  labels,
-  preparation,
-  prepared,
-)
+from tf_audioset import audit, clip_lists, labels, preparation, prepared
 
 _CLASSES = labels.ClassList.from_names(["a", "b"])
 

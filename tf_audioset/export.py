@@ -41,7 +41,7 @@ from absl import logging
 from tf_audioset import data, labels, records, storage, warmup
 from tf_audioset.models import weights
 
-# A second of audio takes about 3 MB of memory; a server should not end for it.
+# A second of audio takes about 2 MB of memory; a server should not end for it.
 MAX_CLIP_SECONDS = 600
 MAX_SECONDS = 3600
 # Resampling and lossy decoding overshoot 1 a little; 16-bit samples by far.

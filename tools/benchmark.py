@@ -75,8 +75,7 @@ _TORCH_SETTINGS = [
   for memory_format in ("contiguous", "channels_last")
 ]
 _INFERENCE_BATCHES = (1, 32)
-# What counts as the same without it: the better one does.
-_ONE_THREAD = " on one thread"
+_ONE_THREAD = "one thread"
 _INFERENCE_SAMPLES = 160000
 _FAR_BEHIND = 4
 
@@ -178,7 +177,7 @@ def _commands(gin_file: str, data: str) -> dict[str, list[str]]:
     serve = f"--serve={gin_file}\t{precision}\t{data}"
     commands[name] = [*me, serve + "\t"]
     if FLAGS.measure == "inference":
-      commands[name + _ONE_THREAD] = [*me, f"{serve}\t{_ONE_THREAD}"]
+      commands[f"{name}, {_ONE_THREAD}"] = [*me, f"{serve}\t{_ONE_THREAD}"]
   model = pathlib.Path(gin_file).stem
   if not FLAGS.peers or (gin_file and model not in _MODELS):
     return commands
@@ -279,7 +278,6 @@ def _print(group: dict) -> None:
         )
         # Such as "ONNX Runtime: batch 1", of a variant that has several.
         whose, _, function = f"{variant}: {name}".rpartition(": ")
-        function = function.removesuffix(_ONE_THREAD)
         whose = whose.split(": ")[-1].split(",")[0]
         best.setdefault(function, {}).setdefault(whose, []).append(
           (seconds, cpu_seconds)
@@ -531,10 +529,7 @@ def _inference(gin_file, precision, waveforms, threads):
   if threads != _ONE_THREAD:
     return {f"batch {n}": scorer(n) for n in _INFERENCE_BATCHES}
   one = scorer(1)
-  return {
-    "batch 1" + _ONE_THREAD: one,
-    **benchmark_worker.clients(one),
-  }
+  return {"batch 1": one, **benchmark_worker.clients(one)}
 
 
 if __name__ == "__main__":

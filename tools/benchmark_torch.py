@@ -8,6 +8,7 @@ torch and timm, torchaudio, librosa and onnxruntime for the rows of their own.
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import sys
 import tempfile
@@ -147,12 +148,17 @@ def _inference(args, arrays):
   def one_thread():
     torch.set_num_threads(1)
 
-  functions = {}
-  for batch_size in args.batch_sizes:
-    waveforms = all_waveforms[:batch_size]
-    functions[f"batch {batch_size}"] = scorer(forward, waveforms)
-  one = scorer(forward, all_waveforms[:1])
-  functions |= benchmark_worker.clients(one, one_thread)
+  def measured(forward, forward_on_one):
+    one = scorer(forward_on_one, all_waveforms[:1])
+    return {
+      **{
+        f"batch {n}": scorer(forward, all_waveforms[:n])
+        for n in args.batch_sizes
+      },
+      **benchmark_worker.clients(one, one_thread),
+    }
+
+  functions = measured(forward, forward)
   if args.setting != "float32 contiguous":
     return functions
   try:
@@ -171,24 +177,18 @@ def _inference(args, arrays):
       external_data=False,
       verbose=False,
     )
-    session = onnxruntime.InferenceSession(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session_of_one_thread = onnxruntime.InferenceSession(path, options)
+    sessions = (
+      onnxruntime.InferenceSession(path),
+      onnxruntime.InferenceSession(path, options),
+    )
 
-  def forward_onnx(features, session=session):
+  def forward_onnx(session, features):
     (logits,) = session.run(None, {"x": features.numpy()})
     return 1 / (1 + np.exp(-logits))
 
-  onnx = {}
-  for batch_size in args.batch_sizes:
-    waveforms = all_waveforms[:batch_size]
-    onnx[f"batch {batch_size}"] = scorer(forward_onnx, waveforms)
-  one = scorer(
-    lambda features: forward_onnx(features, session_of_one_thread),
-    all_waveforms[:1],
-  )
-  onnx |= benchmark_worker.clients(one, one_thread)
+  onnx = measured(*(functools.partial(forward_onnx, s) for s in sessions))
   return functions | {f"ONNX Runtime: {k}": v for k, v in onnx.items()}
 
 

@@ -100,13 +100,7 @@ def main() -> None:
   # Imported late: a mistake in the flags is answered at once.
   import tensorflow as tf
 
-  from tf_audioset import (
-    evaluation,
-    judging,
-    labels,
-    prepared,
-    storage,
-  )
+  from tf_audioset import evaluation, judging, labels, prepared, storage
 
   path = (FLAGS.saved_model or FLAGS.scores).rstrip("/")
   folder = FLAGS.output_dir or os.path.join(
@@ -219,13 +213,7 @@ def _run_model(path, split):
   """The SavedModel's classes, scores, targets in their order, and digest."""
   import numpy as np
 
-  from tf_audioset import (
-    data,
-    distribution,
-    evaluation,
-    export,
-    records,
-  )
+  from tf_audioset import data, distribution, evaluation, export, records
 
   tagger = export.ExportedTagger(path)
   classes = tagger.classes
