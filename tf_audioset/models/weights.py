@@ -61,6 +61,11 @@ def kept(compute: Callable[[], None]) -> Iterator[list[tf.Variable]]:
     _kept = None
 
 
+def are_kept() -> bool:
+  """Whether what is being traced is to be exported."""
+  return _kept is not None
+
+
 class FullPrecision(tf.keras.layers.Layer):
   """A layer that is given its weights in float32, and casts them itself."""
 
