@@ -154,7 +154,7 @@ class _LayerNorm(tf.keras.layers.LayerNormalization):
       return super().call(inputs)
     # TensorFlow's optimizer makes one operation of oneDNN of this: of a matrix,
     # a batch norm in training whose channels are the rows, and factors and
-    # offsets of a shape that it knows, which it does not of variables.
+    # offsets. It has to be told the shapes of variables.
     x = tf.reshape(inputs, [-1, inputs.shape[-1]])
     num_rows = tf.shape(x)[0]
     none = tf.constant([], tf.float32)
@@ -186,16 +186,13 @@ class _Dense(weights.FullPrecision, tf.keras.layers.Dense):
       value = tf.convert_to_tensor(variable)
       return value if scale is None else value * scale
 
-    kernel = weights.ready(
-      self.kernel, lambda: tf.cast(scaled(self.kernel), x.dtype)
+    kernel, bias = (
+      weights.ready(v, lambda v=v: tf.cast(scaled(v), x.dtype))
+      for v in (self.kernel, self.bias)
     )
-    outputs = tf.matmul(x, kernel)
-    # It has to be cast here, from whatever type, for TensorFlow to join it with
-    # the product and GELU.
-    bias = tf.cast(
-      weights.ready(self.bias, lambda: scaled(self.bias), tf.float64), x.dtype
-    )
-    return tf.nn.bias_add(outputs, bias)
+    # For TensorFlow to join it with the product and GELU, in an export.
+    bias = tf.ensure_shape(bias, self.bias.shape)
+    return tf.nn.bias_add(tf.matmul(x, kernel), bias)
 
 
 def _tanh_gelu(x):

@@ -12,22 +12,12 @@ import tensorflow as tf
 _kept: dict | None = None
 
 
-def ready(
-  variable: tf.Variable,
-  make: Callable[[], tf.Tensor],
-  kept_as: tf.DType | None = None,
-) -> tf.Tensor:
-  """`make()`, which stands for `variable`; within `kept`, made once.
-
-  Of its own type or, if it is kept, of `kept_as`.
-  """
+def ready(variable: tf.Variable, make: Callable[[], tf.Tensor]) -> tf.Tensor:
+  """`make()`, which stands for `variable`; within `kept`, made once."""
   if _kept is None:
     return make()
   if variable.ref() not in _kept:
-    value = make()
-    _kept[variable.ref()] = tf.Variable(
-      tf.cast(value, kept_as or value.dtype), trainable=False
-    )
+    _kept[variable.ref()] = tf.Variable(make(), trainable=False)
   return tf.convert_to_tensor(_kept[variable.ref()])
 
 
