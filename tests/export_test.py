@@ -18,7 +18,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tests import command, toy
 from tf_audioset import data, export, features, labels, losses, tagger
-from tf_audioset.models import convnext, resnet
+from tf_audioset.models import convnext, convolution, resnet
 
 _CLASSES = labels.ClassList(("/m/a", "/m/b", "/m/c"), ("A, first", "B", "Ç"))
 _MIN_SAMPLES = 8000
@@ -423,27 +423,63 @@ class _ConvNeXtBlocks(tf.keras.Model):
     return tf.reduce_mean(x, [1, 2])
 
 
+class _SiluBackbone(tf.keras.Model):
+  """A convolution of EfficientNet's."""
+
+  embedding_size = 8
+
+  def __init__(self):
+    super().__init__()
+    self._convolution = convolution.Conv2D(8, 1, padding="same", use_bias=False)
+    self._norm = tf.keras.layers.BatchNormalization()
+
+  def call(self, features, training=False, seed=None):
+    x = convolution.normed(
+      self._convolution, self._norm, features, training=training
+    )
+    return tf.reduce_mean(tf.nn.silu(x), [1, 2])
+
+
 @pytest.mark.skipif(
   "avx512f" not in _read("/proc/cpuinfo"),
   reason="oneDNN joins nothing in bfloat16 without AVX-512",
 )
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_a_session_joins_gelus_and_layer_norms(tmp_path, precision):
-  folder = str(tmp_path / "1")
+  operations = _operations(_ConvNeXtBlocks, precision, tmp_path)
+  assert any("FusedMatMul(" in label for label in operations)
+  assert not any("Erf(" in label for label in operations)
+  assert sum("_MklLayerNorm(" in label for label in operations) == 2
+  assert not any("BatchNorm" in label for label in operations)
+
+
+@pytest.mark.skipif(
+  "avx512f" not in _read("/proc/cpuinfo"),
+  reason="TensorFlow may not take oneDNN without AVX-512",
+)
+def test_a_session_joins_silus_with_their_convolutions(tmp_path):
+  operations = _operations(_SiluBackbone, "float32", tmp_path)
+  assert any("FusedConv2D(" in label for label in operations)
+  assert not any("Swish(" in label for label in operations)
+
+
+def _operations(make_backbone, precision, folder):
+  """Of a call of an exported model in a session, which TF Serving has."""
   tf.keras.mixed_precision.set_global_policy(precision)
   try:
     export.export(
-      _built(_ConvNeXtBlocks()),
-      folder,
+      _built(make_backbone()),
+      str(folder / "1"),
       classes=_CLASSES,
       min_samples=_MIN_SAMPLES,
       padding="repeat",
     )
   finally:
     tf.keras.mixed_precision.set_global_policy("float32")
-  # As TF Serving has it.
   with tf.compat.v1.Session(graph=tf.Graph()) as session:
-    loaded = tf.compat.v1.saved_model.load(session, ["serve"], folder)
+    loaded = tf.compat.v1.saved_model.load(
+      session, ["serve"], str(folder / "1")
+    )
     signature = loaded.signature_def["serving_default"]
     metadata = tf.compat.v1.RunMetadata()
     session.run(
@@ -452,15 +488,11 @@ def test_a_session_joins_gelus_and_layer_norms(tmp_path, precision):
       tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE),
       metadata,
     )
-  operations = [
+  return [
     node.timeline_label
     for device in metadata.step_stats.dev_stats
     for node in device.node_stats
   ]
-  assert any("FusedMatMul(" in label for label in operations)
-  assert not any("Erf(" in label for label in operations)
-  assert sum("_MklLayerNorm(" in label for label in operations) == 2
-  assert not any("BatchNorm" in label for label in operations)
 
 
 def test_what_belongs_to_it_is_in_its_assets(exported):

@@ -82,4 +82,8 @@ def normed(
   bias = weights.ready(
     norm.beta, lambda: tf.cast(norm.beta - norm.moving_mean * scale(), x.dtype)
   )
+  if x.dtype == tf.float32:
+    # With a bias of known shape, which a variable's is not in an export, a CPU
+    # makes SiLU in one go, too. In bfloat16 oneDNN can take longer for it.
+    bias = tf.ensure_shape(bias, bias.shape)
   return tf.nn.bias_add(convolution.convolve(x, kernel), bias)
