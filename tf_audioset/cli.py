@@ -67,7 +67,7 @@ def run(
   except flags.Error as e:
     _fail(prog, e)
   try:
-    sys.exit(main(arguments) if positional else main())
+    _exit_now((main(arguments) if positional else main()) or 0)
   except KeyboardInterrupt:
     print(f"\n{prog}: interrupted", file=sys.stderr)
     _exit_now(_INTERRUPTED)
@@ -113,8 +113,8 @@ def _fail(prog: str, error: Exception) -> None:
 
 
 def _exit_now(code: int) -> None:
-  # Not sys.exit: with a traceback alive, the input pipeline's threads can wait
-  # forever for an interpreter that is already shutting down.
+  # Not sys.exit: to take TensorFlow down takes most of a second, and the input
+  # pipeline's threads can wait forever for an interpreter that shuts down.
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)

@@ -83,7 +83,7 @@ _FAR_BEHIND = 4
 def main() -> None:
   if FLAGS.serve:
     _serve(*FLAGS.serve.split("\t"))
-    os._exit(0)  # Pipelines at work can hang an interpreter that shuts down.
+    return
   if FLAGS.peers and not os.access(FLAGS.peer_python, os.X_OK):
     raise ValueError(
       f"--peer_python={FLAGS.peer_python}: not a program; give an interpreter "

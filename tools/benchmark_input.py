@@ -52,7 +52,7 @@ def main() -> None:
   if FLAGS.serve:
     os.sched_setaffinity(0, map(int, FLAGS.cores))
     _serve(pathlib.Path(FLAGS.serve))
-    os._exit(0)  # Pipelines at work can hang an interpreter that shuts down.
+    return
   cores = sorted(os.sched_getaffinity(0))[:2]
   with tempfile.TemporaryDirectory() as folder:
     _write(pathlib.Path(folder))
