@@ -36,9 +36,9 @@ def _compare(layer, reference, shape, dtype):
     ours.assign(tf.cast(tf.cast(ours, dtype), tf.float32))
     theirs.assign(ours)
   ours = tf.function(
-    lambda x: _gradients(lambda x: layer(x, training=True), x, layer.weights[0])
+    lambda x: _gradients(lambda x: layer(x, training=True), x, *layer.weights)
   )
-  expected = _gradients(reference, tf.cast(x, tf.float32), reference.weights[0])
+  expected = _gradients(reference, tf.cast(x, tf.float32), *reference.weights)
   _assert_close(ours(x), expected, _TOLERANCES[dtype])
   return ours.get_concrete_function(x).graph
 
@@ -91,6 +91,39 @@ def test_elementwise(function, dtype):
   )
   expected = _gradients(function, tf.cast(x, tf.float64))
   _assert_close(ours(x), expected, _TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_elementwise_with_mean(dtype):
+  def joined(pair):
+    y, mean = pair
+    return y + y.shape[1] * y.shape[2] * mean  # Of like weight.
+
+  def ours(x):
+    return joined(cpu.elementwise_with_mean(tf.nn.silu, x, training=True))
+
+  def plain(x):
+    y = tf.nn.silu(x)
+    return joined((y, tf.reduce_mean(y, [1, 2], keepdims=True)))
+
+  x = tf.cast(tf.random.stateless_normal([2, 7, 5, 3], [1, 2]), dtype)
+  actual = tf.function(lambda x: _gradients(ours, x))(x)
+  expected = _gradients(plain, tf.cast(x, tf.float64))
+  _assert_close(actual, expected, _TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradient_of_a_bias_is_a_sum_of_thousands(dtype):
+  bias = tf.Variable(tf.cast([0.5, -1.0, 2.0], dtype))
+  x = tf.cast(tf.random.stateless_normal([2, 400, 10, 3], [1, 2]), dtype)
+
+  def ours(x):
+    return cpu.add_bias(x, tf.convert_to_tensor(bias), training=True)
+
+  actual = tf.function(lambda x: _gradients(ours, x, bias))(x)
+  bias64 = tf.Variable(tf.cast(bias, tf.float64))
+  expected = _gradients(lambda x: x + bias64, tf.cast(x, tf.float64), bias64)
+  _assert_close(actual, expected, _TOLERANCES[dtype])
 
 
 def _op_types(training, jit_compile):

@@ -137,10 +137,11 @@ class _Block(tf.keras.layers.Layer):
     shape = tf.shape(x)
     x = self.depthwise(x, training=training)
     # Of a matrix's product, a CPU makes bias and GELU in one go.
-    x = self.widen(tf.reshape(self.norm(x), [-1, self._channels]))
+    x = tf.reshape(self.norm(x), [-1, self._channels])
+    x = self.widen(x, training=training)
     if training:
       x = cpu.elementwise(self._gelu, x, training=True)
-      x = self.narrow(x) * tf.cast(self.scale, x.dtype)
+      x = self.narrow(x, training=True) * tf.cast(self.scale, x.dtype)
     else:
       x = self.narrow(self._gelu(x), scale=self.scale)
     return tf.reshape(x, shape)
@@ -179,7 +180,7 @@ class _LayerNorm(tf.keras.layers.LayerNormalization):
 class _Dense(weights.FullPrecision, tf.keras.layers.Dense):
   """Keras's, of a matrix."""
 
-  def call(self, x, scale=None):
+  def call(self, x, scale=None, training=False):
     """With its outputs times `scale`, if given."""
 
     def scaled(variable):
@@ -192,7 +193,7 @@ class _Dense(weights.FullPrecision, tf.keras.layers.Dense):
     )
     # For TensorFlow to join it with the product and GELU, in an export.
     bias = tf.ensure_shape(bias, self.bias.shape)
-    return tf.nn.bias_add(tf.matmul(x, kernel), bias)
+    return cpu.add_bias(tf.matmul(x, kernel), bias, training=training)
 
 
 def _tanh_gelu(x):

@@ -12,6 +12,9 @@ XLA (a TPU) and outside of training, these are TensorFlow's own ops.
   convolutions            oneDNN is slow as well at the filter gradient of many
                           channels in bfloat16: here it is a product for each
                           tap. Of a width of 2, all is in products.
+  biases                  In bfloat16 TensorFlow sums their gradients in that,
+                          which loses most of a sum of thousands. A product
+                          has sums in float32, and is quicker.
   elementwise functions   XLA makes one pass over memory of what are many ops.
 """
 
@@ -22,6 +25,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
+
+from tf_audioset.models import pooling
 
 # Up to this width of what it makes, a convolution is quicker as a product.
 _NARROW = 2
@@ -52,23 +57,77 @@ def elementwise(
   return both(x)
 
 
+def add_bias(x: tf.Tensor, bias: tf.Tensor, *, training: bool) -> tf.Tensor:
+  """`tf.nn.bias_add`, with the gradient told of above.
+
+  Args:
+    x: float [..., channels].
+    bias: Of the same type, [channels].
+    training: Whether a gradient will be wanted.
+  """
+  if not applies(training):
+    return tf.nn.bias_add(x, bias)
+
+  @tf.custom_gradient
+  def addition(x, bias):
+    def gradients(dy):
+      rows = tf.reshape(dy, [-1, dy.shape[-1]])
+      ones = tf.ones([1, tf.shape(rows)[0]], dy.dtype)
+      return dy, tf.matmul(ones, rows)[0]
+
+    return tf.nn.bias_add(x, bias), gradients
+
+  return addition(x, bias)
+
+
+def elementwise_with_mean(
+  function: Callable, x: tf.Tensor, *, training: bool
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """`elementwise`, and `pooling.mean` of it; one pass for the sum of gradients.
+
+  Args:
+    function: As of `elementwise`.
+    x: float [batch, height, width, channels], all but the batch known.
+    training: Whether a gradient will be wanted.
+
+  Returns:
+    Of the type of `x`, of its shape and [batch, 1, 1, channels].
+  """
+  if not applies(training):
+    y = function(x)
+    return y, pooling.mean(y, keepdims=True)
+  forward, backward = _compiled(function)
+  num_positions = x.shape[1] * x.shape[2]
+
+  @tf.custom_gradient
+  def both(x):
+    y = forward(x)
+
+    def gradients(of_y, of_mean):
+      of_mean = tf.cast(of_mean, tf.float32) / num_positions
+      return backward(x, of_y, of_mean)
+
+    return (y, pooling.mean(y, keepdims=True)), gradients
+
+  return both(x)
+
+
 @functools.cache  # XLA compiles each once for a shape, and not once a layer.
 def _compiled(function):
-  """An elementwise function and what its gradient makes of (x, gradient)."""
+  """An elementwise function and its gradient, of (x, gradients to be added)."""
 
   @tf.function(jit_compile=True, autograph=False)
   def forward(x):
     return tf.cast(function(tf.cast(x, tf.float32)), x.dtype)
 
   @tf.function(jit_compile=True, autograph=False)
-  def backward(x, gradient):
+  def backward(x, *gradients):
     wide = tf.cast(x, tf.float32)
     with tf.GradientTape() as tape:
       tape.watch(wide)
       y = function(wide)
-    return tf.cast(
-      tape.gradient(y, wide, tf.cast(gradient, tf.float32)), x.dtype
-    )
+    gradient = sum(tf.cast(g, tf.float32) for g in gradients)
+    return tf.cast(tape.gradient(y, wide, gradient), x.dtype)
 
   return forward, backward
 

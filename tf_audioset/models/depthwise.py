@@ -22,7 +22,7 @@ class DepthwiseConv2D(weights.FullPrecision, tf.keras.layers.DepthwiseConv2D):
     outputs = self.convolve(inputs, kernel, training)
     if self.use_bias:
       bias = weights.cast(self.bias, outputs.dtype)
-      outputs = tf.nn.bias_add(outputs, bias)
+      outputs = cpu.add_bias(outputs, bias, training=training)
     return outputs
 
   def convolve(

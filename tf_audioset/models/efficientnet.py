@@ -163,9 +163,8 @@ class _Block(tf.keras.layers.Layer):
       x = convolution.normed(self.expand, self.expand_norm, x, training)
       x = cpu.elementwise(tf.nn.silu, x, training=training)
     x = convolution.normed(self.depthwise, self.depthwise_norm, x, training)
-    x = cpu.elementwise(tf.nn.silu, x, training=training)
-    gate = pooling.mean(x, keepdims=True)
-    gate = self.excite(tf.nn.silu(self.squeeze(gate)))
+    x, mean = cpu.elementwise_with_mean(tf.nn.silu, x, training=training)
+    gate = self.excite(tf.nn.silu(self.squeeze(mean)))
     x = x * tf.sigmoid(gate)
     return convolution.normed(self.project, self.project_norm, x, training)
 
