@@ -126,6 +126,25 @@ def test_the_gradient_of_a_bias_is_a_sum_of_thousands(dtype):
   _assert_close(actual, expected, _TOLERANCES[dtype])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layer_norm(dtype):
+  gamma, beta = tf.Variable([0.5, -1.0, 2.0, 1.0]), tf.Variable([0.0, 1, 2, 3])
+  x = 3 + tf.random.stateless_normal([2, 30, 10, 4], [1, 2])
+  x = tf.cast(x, dtype)
+
+  def ours(x):
+    return cpu.layer_norm(x, gamma, beta, 1e-3)
+
+  reference = tf.keras.layers.LayerNormalization(dtype="float64")
+  reference.build(x.shape)
+  reference.set_weights([gamma, beta])
+  actual = tf.function(lambda x: _gradients(ours, x, gamma, beta))(x)
+  wide = tf.cast(x, tf.float64)
+  expected = _gradients(reference, wide, *reference.weights)
+  _assert_close(actual, expected, _TOLERANCES[dtype])
+  _assert_close([ours(x)], [reference(wide)], _TOLERANCES[dtype])
+
+
 def _op_types(training, jit_compile):
   layers = [
     convolution.Conv2D(

@@ -97,7 +97,7 @@ class ConvNeXt(tf.keras.Model):
     layer = 0
     for reduction, blocks in self.stages:
       for part in reduction:
-        x = part(x)
+        x = part(x, training=training)
       for block in blocks:
         branch = block(x, training=training)
         if training:
@@ -106,7 +106,7 @@ class ConvNeXt(tf.keras.Model):
         x += branch
         layer += 1
     x = pooling.mean(x)
-    return x if self.norm is None else self.norm(x)
+    return x if self.norm is None else self.norm(x, training=training)
 
 
 class _Block(tf.keras.layers.Layer):
@@ -137,7 +137,8 @@ class _Block(tf.keras.layers.Layer):
     shape = tf.shape(x)
     x = self.depthwise(x, training=training)
     # Of a matrix's product, a CPU makes bias and GELU in one go.
-    x = tf.reshape(self.norm(x), [-1, self._channels])
+    x = self.norm(x, training=training)
+    x = tf.reshape(x, [-1, self._channels])
     x = self.widen(x, training=training)
     if training:
       x = cpu.elementwise(self._gelu, x, training=True)
@@ -150,7 +151,9 @@ class _Block(tf.keras.layers.Layer):
 class _LayerNorm(tf.keras.layers.LayerNormalization):
   """Keras's, over the last axis."""
 
-  def call(self, inputs: tf.Tensor) -> tf.Tensor:
+  def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+    if cpu.applies(training):
+      return cpu.layer_norm(inputs, self.gamma, self.beta, self.epsilon)
     if not weights.are_kept():
       return super().call(inputs)
     # TensorFlow's optimizer makes one operation of oneDNN of this: of a matrix,

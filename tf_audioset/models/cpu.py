@@ -15,7 +15,8 @@ XLA (a TPU) and outside of training, these are TensorFlow's own ops.
   biases                  In bfloat16 TensorFlow sums their gradients in that,
                           which loses most of a sum of thousands. A product
                           has sums in float32, and is quicker.
-  elementwise functions   XLA makes one pass over memory of what are many ops.
+  elementwise functions,  XLA makes one pass over memory of what are many ops.
+  layer norms
 """
 
 from __future__ import annotations
@@ -147,6 +148,66 @@ def in_xla() -> bool:
   return control_flow_util.GraphOrParentsInXlaContext(
     tf.compat.v1.get_default_graph()
   )
+
+
+def layer_norm(
+  x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+) -> tf.Tensor:
+  """A layer norm over the last axis, in float32; where `applies`.
+
+  Args:
+    x: float [..., channels].
+    gamma: Factors, float32 [channels].
+    beta: Offsets, float32 [channels].
+    epsilon: Added to the variance.
+
+  Returns:
+    Of the type of `x`.
+  """
+
+  @tf.custom_gradient
+  def norm(rows, gamma, beta):
+    mean, variance = tf.nn.moments(
+      tf.cast(rows, tf.float32), axes=[1], keepdims=True
+    )
+    scale = tf.math.rsqrt(variance + epsilon)
+
+    def gradients(dy):
+      of_gamma = _of_factors(rows, mean, scale, dy)
+      of_beta = tf.cast(dy, tf.float32)
+      # Sums over rows and over channels, which are quickest as products.
+      ones = tf.ones([1, tf.shape(rows)[0]])
+      share = gamma[:, tf.newaxis] / rows.shape[1]
+      of_rows = _of_normalised(
+        rows, mean, scale, gamma, dy, of_beta @ share, of_gamma @ share
+      )
+      return of_rows, (ones @ of_gamma)[0], (ones @ of_beta)[0]
+
+    return _normalised(rows, mean, scale, gamma, beta), gradients
+
+  y = norm(tf.reshape(x, [-1, x.shape[-1]]), gamma, beta)
+  return tf.reshape(y, tf.shape(x))
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _normalised(x, mean, scale, gamma, beta):
+  y = (tf.cast(x, tf.float32) - mean) * scale * gamma + beta
+  return tf.cast(y, x.dtype)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _of_factors(x, mean, scale, dy):
+  """The gradient of the factors, before its sum over rows; float32."""
+  return tf.cast(dy, tf.float32) * (tf.cast(x, tf.float32) - mean) * scale
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _of_normalised(x, mean, scale, gamma, dy, mean_of_beta, mean_of_gamma):
+  """The gradient of the rows, less what changes their mean and variance."""
+  normalised = (tf.cast(x, tf.float32) - mean) * scale
+  gradient = tf.cast(dy, tf.float32) * gamma
+  gradient -= mean_of_beta + normalised * mean_of_gamma
+  return tf.cast(gradient * scale, x.dtype)
 
 
 def conv2d(
