@@ -58,29 +58,6 @@ def elementwise(
   return both(x)
 
 
-def add_bias(x: tf.Tensor, bias: tf.Tensor, *, training: bool) -> tf.Tensor:
-  """`tf.nn.bias_add`, with the gradient told of above.
-
-  Args:
-    x: float [..., channels].
-    bias: Of the same type, [channels].
-    training: Whether a gradient will be wanted.
-  """
-  if not applies(training):
-    return tf.nn.bias_add(x, bias)
-
-  @tf.custom_gradient
-  def addition(x, bias):
-    def gradients(dy):
-      rows = tf.reshape(dy, [-1, dy.shape[-1]])
-      ones = tf.ones([1, tf.shape(rows)[0]], dy.dtype)
-      return dy, tf.matmul(ones, rows)[0]
-
-    return tf.nn.bias_add(x, bias), gradients
-
-  return addition(x, bias)
-
-
 def elementwise_with_mean(
   function: Callable, x: tf.Tensor, *, training: bool
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -208,6 +185,29 @@ def _of_normalised(x, mean, scale, gamma, dy, mean_of_beta, mean_of_gamma):
   gradient = tf.cast(dy, tf.float32) * gamma
   gradient -= mean_of_beta + normalised * mean_of_gamma
   return tf.cast(gradient * scale, x.dtype)
+
+
+def add_bias(x: tf.Tensor, bias: tf.Tensor, *, training: bool) -> tf.Tensor:
+  """`tf.nn.bias_add`, with the gradient told of above.
+
+  Args:
+    x: float [..., channels].
+    bias: Of the same type, [channels].
+    training: Whether a gradient will be wanted.
+  """
+  if not applies(training):
+    return tf.nn.bias_add(x, bias)
+
+  @tf.custom_gradient
+  def addition(x, bias):
+    def gradients(dy):
+      rows = tf.reshape(dy, [-1, dy.shape[-1]])
+      ones = tf.ones([1, tf.shape(rows)[0]], dy.dtype)
+      return dy, tf.matmul(ones, rows)[0]
+
+    return tf.nn.bias_add(x, bias), gradients
+
+  return addition(x, bias)
 
 
 def conv2d(
