@@ -77,3 +77,40 @@ def test_without_the_final_norm_the_embedding_is_the_plain_mean():
   x = x - x.mean(-1, keepdims=True)
   expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
   np.testing.assert_allclose(normed(features), expected, atol=1e-4)
+
+
+def test_gradients_in_bfloat16_are_those_in_float32(monkeypatch):
+  monkeypatch.setitem(
+    convnext._VARIANTS, "narrow", ((1, 1, 1, 1), (16, 16, 32, 32))
+  )
+  # Sums over 12,800 positions, in the first stage.
+  features = tf.random.stateless_normal([8, 400, 64, 1], [1, 2])
+  exact = convnext.ConvNeXt("narrow", stochastic_depth_rate=0.0)
+  exact(features)
+  tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+  try:
+    model = convnext.ConvNeXt("narrow", stochastic_depth_rate=0.0)
+    model(features)
+  finally:
+    tf.keras.mixed_precision.set_global_policy("float32")
+  for our, their in zip(model.variables, exact.variables):
+    if "layer_scale" in their.name:
+      their.assign(tf.ones_like(their))
+    our.assign(their)
+
+  def gradients(model):
+    @tf.function
+    def of_a_sum():
+      with tf.GradientTape() as tape:
+        embedding = tf.cast(model(features, training=True), tf.float32)
+        weights = tf.random.stateless_normal(embedding.shape, [3, 4])
+        loss = tf.reduce_sum(embedding * weights)
+      return tape.gradient(loss, model.trainable_variables)
+
+    return of_a_sum()
+
+  for variable, actual, expected in zip(
+    exact.trainable_variables, gradients(model), gradients(exact)
+  ):
+    error = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
+    assert error < 0.05, variable.name
