@@ -136,10 +136,10 @@ def test_two_workers_train_together_and_only_the_chief_writes(
       s.bind(("127.0.0.1", 0))
     workers = [f"127.0.0.1:{s.getsockname()[1]}" for s in (first, second)]
 
-  def run():
-    processes = [
+  def run(name):
+    return [
       _start(
-        _arguments(folder, "workers"),
+        _arguments(folder, name),
         TF_CONFIG=json.dumps(
           {
             "cluster": {"worker": workers},
@@ -149,9 +149,8 @@ def test_two_workers_train_together_and_only_the_chief_writes(
       )
       for i in range(2)
     ]
-    return processes
 
-  processes = run()
+  processes = run("workers")
   for line in processes[0].stdout:  # Both are told to stop.
     if line.startswith("step 4/9"):
       break
@@ -160,7 +159,7 @@ def test_two_workers_train_together_and_only_the_chief_writes(
   for process in processes:
     _, err = process.communicate(timeout=240)
     assert process.returncode == 75, err
-  processes = run()
+  processes = run("workers")
   (chief, _), (other, _) = (p.communicate(timeout=400) for p in processes)
   assert [p.returncode for p in processes] == [0, 0]
   assert "2 replicas on CPU" in chief and "epoch 3" in chief
@@ -177,3 +176,6 @@ def test_two_workers_train_together_and_only_the_chief_writes(
     for run_ in (folder / "workers", undisturbed)
   ]
   assert rates[0] == rates[1]
+  for process in run("uninterrupted"):
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err

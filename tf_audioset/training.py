@@ -345,10 +345,10 @@ def train(
     if is_stopping:
       raise stop.stopped()
 
-  path = {"last": newest, "best": best}[exported].newest
-  if path is None:  # No validation could be judged.
-    raise ValueError(f"there is no {exported} checkpoint to export.")
   if is_chief:
+    path = {"last": newest, "best": best}[exported].newest
+    if path is None:  # No validation could be judged.
+      raise ValueError(f"there is no {exported} checkpoint to export.")
     export_checkpoint(
       path,
       os.path.join(workdir, "saved_model", "1"),
