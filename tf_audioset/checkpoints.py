@@ -61,7 +61,7 @@ class Checkpoints:
 
   @property
   def newest(self) -> str | None:
-    """Path of the newest, or None."""
+    """Path of the newest, or None; unless `is_chief`, of what it found."""
     return self._readable_manager.latest_checkpoint
 
   def restore(self) -> str | None:

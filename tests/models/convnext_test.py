@@ -103,8 +103,8 @@ def test_gradients_in_bfloat16_are_those_in_float32(monkeypatch):
     def of_a_sum():
       with tf.GradientTape() as tape:
         embedding = tf.cast(model(features, training=True), tf.float32)
-        weights = tf.random.stateless_normal(embedding.shape, [3, 4])
-        loss = tf.reduce_sum(embedding * weights)
+        factors = tf.random.stateless_normal(embedding.shape, [3, 4])
+        loss = tf.reduce_sum(embedding * factors)
       return tape.gradient(loss, model.trainable_variables)
 
     return of_a_sum()

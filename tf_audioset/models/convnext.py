@@ -136,10 +136,9 @@ class _Block(tf.keras.layers.Layer):
   def call(self, x, training=False):
     shape = tf.shape(x)
     x = self.depthwise(x, training=training)
-    # Of a matrix's product, a CPU makes bias and GELU in one go.
     x = self.norm(x, training=training)
-    x = tf.reshape(x, [-1, self._channels])
-    x = self.widen(x, training=training)
+    # Of a matrix's product, a CPU makes bias and GELU in one go.
+    x = self.widen(tf.reshape(x, [-1, self._channels]), training=training)
     if training:
       x = cpu.elementwise(self._gelu, x, training=True)
       x = self.narrow(x, training=True) * tf.cast(self.scale, x.dtype)

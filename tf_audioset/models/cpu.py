@@ -152,13 +152,12 @@ def layer_norm(
     def gradients(dy):
       of_gamma = _of_factors(rows, mean, scale, dy)
       of_beta = tf.cast(dy, tf.float32)
-      # Sums over rows and over channels, which are quickest as products.
-      ones = tf.ones([1, tf.shape(rows)[0]])
+      # A mean over channels is quickest as a product, too.
       share = gamma[:, tf.newaxis] / rows.shape[1]
       of_rows = _of_normalised(
         rows, mean, scale, gamma, dy, of_beta @ share, of_gamma @ share
       )
-      return of_rows, (ones @ of_gamma)[0], (ones @ of_beta)[0]
+      return of_rows, _sum_of_rows(of_gamma), _sum_of_rows(of_beta)
 
     return _normalised(rows, mean, scale, gamma, beta), gradients
 
@@ -201,13 +200,16 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor, *, training: bool) -> tf.Tensor:
   @tf.custom_gradient
   def addition(x, bias):
     def gradients(dy):
-      rows = tf.reshape(dy, [-1, dy.shape[-1]])
-      ones = tf.ones([1, tf.shape(rows)[0]], dy.dtype)
-      return dy, tf.matmul(ones, rows)[0]
+      return dy, _sum_of_rows(tf.reshape(dy, [-1, dy.shape[-1]]))
 
     return tf.nn.bias_add(x, bias), gradients
 
   return addition(x, bias)
+
+
+def _sum_of_rows(rows):
+  """[num_rows, channels] to [channels], as a product."""
+  return (tf.ones([1, tf.shape(rows)[0]], rows.dtype) @ rows)[0]
 
 
 def conv2d(
