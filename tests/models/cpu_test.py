@@ -94,22 +94,25 @@ def test_elementwise(function, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_elementwise_with_mean(dtype):
-  def joined(pair):
-    y, mean = pair
-    return y + y.shape[1] * y.shape[2] * mean  # Of like weight.
+def test_gated(dtype):
+  x = tf.cast(tf.random.stateless_normal([2, 7, 5, 3], [1, 2]), dtype)
+  kernel = tf.Variable(tf.random.stateless_normal([3, 3], [5, 6]))
+
+  def gate(mean):
+    return tf.sigmoid(5 * mean @ tf.cast(kernel, mean.dtype))
 
   def ours(x):
-    return joined(cpu.elementwise_with_mean(tf.nn.silu, x, training=True))
+    return cpu.gated(tf.nn.silu, x, gate, training=True)
 
   def plain(x):
     y = tf.nn.silu(x)
-    return joined((y, tf.reduce_mean(y, [1, 2], keepdims=True)))
+    return y * gate(tf.reduce_mean(y, [1, 2], keepdims=True))
 
-  x = tf.cast(tf.random.stateless_normal([2, 7, 5, 3], [1, 2]), dtype)
-  actual = tf.function(lambda x: _gradients(ours, x))(x)
-  expected = _gradients(plain, tf.cast(x, tf.float64))
+  wide = tf.cast(x, tf.float64)
+  actual = tf.function(lambda x: _gradients(ours, x, kernel))(x)
+  expected = _gradients(plain, wide, kernel)
   _assert_close(actual, expected, _TOLERANCES[dtype])
+  _assert_close([tf.function(ours)(x)], [plain(wide)], _TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

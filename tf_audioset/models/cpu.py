@@ -58,56 +58,82 @@ def elementwise(
   return both(x)
 
 
-def elementwise_with_mean(
-  function: Callable, x: tf.Tensor, *, training: bool
-) -> tuple[tf.Tensor, tf.Tensor]:
-  """`elementwise`, and `pooling.mean` of it; one pass for the sum of gradients.
+def gated(
+  function: Callable, x: tf.Tensor, gate: Callable, *, training: bool
+) -> tf.Tensor:
+  """`y * gate(mean)` of `y = function(x)` and its mean over all positions.
+
+  The gradient of `x` is made in one pass, too.
 
   Args:
     function: As of `elementwise`.
     x: float [batch, height, width, channels], all but the batch known.
+    gate: [batch, 1, 1, channels] to the same, of the type of `x`.
     training: Whether a gradient will be wanted.
 
   Returns:
-    Of the type of `x`, of its shape and [batch, 1, 1, channels].
+    Of the type and shape of `x`.
   """
   if not applies(training):
     y = function(x)
-    return y, pooling.mean(y, keepdims=True)
+    return y * gate(pooling.mean(y, keepdims=True))
   forward, backward = _compiled(function)
   num_positions = x.shape[1] * x.shape[2]
 
   @tf.custom_gradient
-  def both(x):
+  def activation(x):
     y = forward(x)
 
-    def gradients(of_y, of_mean):
+    def gradients(of_product, of_mean):
       of_mean = tf.cast(of_mean, tf.float32) / num_positions
-      return backward(x, of_y, of_mean)
+      return backward(x, of_product, factor, of_mean)
 
     return (y, pooling.mean(y, keepdims=True)), gradients
 
-  return both(x)
+  @tf.custom_gradient
+  def product(y, factor):
+    def gradients(of_product):
+      of_factor = tf.reduce_sum(of_product * y, axis=[1, 2], keepdims=True)
+      # The first is not yet that of y: `activation` multiplies it.
+      return of_product, of_factor
+
+    return y * factor, gradients
+
+  y, mean = activation(x)
+  factor = gate(mean)
+  return product(y, factor)
 
 
 @functools.cache  # XLA compiles each once for a shape, and not once a layer.
 def _compiled(function):
-  """An elementwise function and its gradient, of (x, gradients to be added)."""
+  """An elementwise function and its gradient, of (x, gradient of the result).
+
+  Of that, the second can be told a factor and an offset, in this order.
+  """
+  if function is tf.nn.silu:
+    function = _silu
 
   @tf.function(jit_compile=True, autograph=False)
   def forward(x):
     return tf.cast(function(tf.cast(x, tf.float32)), x.dtype)
 
   @tf.function(jit_compile=True, autograph=False)
-  def backward(x, *gradients):
+  def backward(x, gradient, factor=1.0, offset=0.0):
     wide = tf.cast(x, tf.float32)
     with tf.GradientTape() as tape:
       tape.watch(wide)
       y = function(wide)
-    gradient = sum(tf.cast(g, tf.float32) for g in gradients)
+    gradient = tf.cast(gradient, tf.float32) * tf.cast(factor, tf.float32)
+    gradient += offset
     return tf.cast(tape.gradient(y, wide, gradient), x.dtype)
 
   return forward, backward
+
+
+def _silu(x):
+  """`tf.nn.silu`. XLA's tanh is quicker than its exponential function."""
+  half = x / 2
+  return half + half * tf.tanh(half)
 
 
 def applies(training: bool) -> bool:

@@ -117,9 +117,8 @@ class EfficientNet(tf.keras.Model):
     Raises:
       ValueError: If blocks are to be dropped without a seed.
     """
-    x = tf.nn.silu(
-      convolution.normed(self.stem, self.stem_norm, features, training)
-    )
+    x = convolution.normed(self.stem, self.stem_norm, features, training)
+    x = cpu.elementwise(tf.nn.silu, x, training=training)
     for layer, (block, rate) in enumerate(zip(self.blocks, self._drop_rates)):
       branch = block(x, training=training)
       if block.has_shortcut:
@@ -127,8 +126,8 @@ class EfficientNet(tf.keras.Model):
           branch = stochastic.drop_path(branch, rate, seed, layer)
         branch += x
       x = branch
-    x = tf.nn.silu(convolution.normed(self.head, self.head_norm, x, training))
-    return pooling.mean(x)
+    x = convolution.normed(self.head, self.head_norm, x, training)
+    return pooling.mean(cpu.elementwise(tf.nn.silu, x, training=training))
 
 
 class _Block(tf.keras.layers.Layer):
@@ -163,10 +162,11 @@ class _Block(tf.keras.layers.Layer):
       x = convolution.normed(self.expand, self.expand_norm, x, training)
       x = cpu.elementwise(tf.nn.silu, x, training=training)
     x = convolution.normed(self.depthwise, self.depthwise_norm, x, training)
-    x, mean = cpu.elementwise_with_mean(tf.nn.silu, x, training=training)
-    gate = self.excite(tf.nn.silu(self.squeeze(mean)))
-    x = x * tf.sigmoid(gate)
+    x = cpu.gated(tf.nn.silu, x, self._gate, training=training)
     return convolution.normed(self.project, self.project_norm, x, training)
+
+  def _gate(self, mean):
+    return tf.sigmoid(self.excite(tf.nn.silu(self.squeeze(mean))))
 
 
 def _round_channels(channels: float) -> int:
