@@ -16,7 +16,7 @@ XLA (a TPU) and outside of training, these are TensorFlow's own ops.
                           which loses most of a sum of thousands. A product
                           has sums in float32, and is quicker.
   elementwise functions,  XLA makes one pass over memory of what are many ops.
-  layer norms
+  gates, layer norms
 """
 
 from __future__ import annotations
