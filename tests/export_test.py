@@ -466,8 +466,7 @@ def test_a_session_joins_silus_with_their_convolutions(tmp_path):
 
 def _operations(make_backbone, precision, folder):
   """Of a call of an exported model in a session, which TF Serving has."""
-  tf.keras.mixed_precision.set_global_policy(precision)
-  try:
+  with toy.precision(precision):
     export.export(
       _built(make_backbone()),
       folder,
@@ -475,8 +474,6 @@ def _operations(make_backbone, precision, folder):
       min_samples=_MIN_SAMPLES,
       padding="repeat",
     )
-  finally:
-    tf.keras.mixed_precision.set_global_policy("float32")
   with tf.compat.v1.Session(graph=tf.Graph()) as session:
     loaded = tf.compat.v1.saved_model.load(session, ["serve"], folder)
     signature = loaded.signature_def["serving_default"]

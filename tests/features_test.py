@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import reference
+from tests import reference, toy
 from tf_audioset import features
 
 
@@ -392,11 +392,8 @@ def test_ten_minutes_are_finite_and_of_the_right_shape(engine):
 def test_the_front_end_stays_float32_under_mixed_precision():
   waveform = _square_wave(16000)[np.newaxis].astype(np.float32)
   expected = features.LogMel()(waveform).numpy()
-  tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
-  try:
+  with toy.precision("mixed_bfloat16"):
     actual = features.LogMel()(waveform)
-  finally:
-    tf.keras.mixed_precision.set_global_policy("float32")
   assert actual.dtype == tf.float32
   np.testing.assert_array_equal(actual, expected)
 

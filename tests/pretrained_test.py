@@ -88,13 +88,10 @@ def test_without_a_class_list_the_number_of_classes_decides(source, tmp_path):
 
 def test_replicas_and_mixed_precision_are_no_matter(source):
   expected, folder = source
-  tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
-  try:
+  with toy.precision("mixed_bfloat16"):
     with toy.two_replicas().scope():
       model = _tagger(2)
     pretrained.load(str(folder), model, _CLASSES)
-  finally:
-    tf.keras.mixed_precision.set_global_policy("float32")
   for actual, wanted in zip(model.variables, expected.variables):
     for value in toy.two_replicas().experimental_local_results(actual):
       np.testing.assert_array_equal(value.numpy(), wanted.numpy())

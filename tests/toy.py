@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import numpy as np
@@ -26,6 +27,16 @@ NAMES = ("Low tone", "High tone", "Noise")
 def two_replicas() -> tf.distribute.MirroredStrategy:
   """The only one of a process: collectives of two are taken for each other."""
   return tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+
+
+@contextlib.contextmanager
+def precision(policy: str):
+  """Keras's policy for the layers that are made within."""
+  tf.keras.mixed_precision.set_global_policy(policy)
+  try:
+    yield
+  finally:
+    tf.keras.mixed_precision.set_global_policy("float32")
 
 
 def clip(index: int, num_samples: int) -> tuple[np.ndarray, list[int]]:

@@ -386,8 +386,7 @@ def test_a_frozen_backbone_is_a_linear_probe(backbone, jit_compile):
 def test_mixed_precision_reaches_the_same_loss():
   last = {}
   for policy in ("float32", "mixed_bfloat16"):
-    tf.keras.mixed_precision.set_global_policy(policy)
-    try:
+    with toy.precision(policy):
       # The smoothing gives the loss a floor, 0.33, above 0.
       steps, model = _trainer(
         backbone=lambda: resnet.ResNet(18, width=4),
@@ -403,7 +402,5 @@ def test_mixed_precision_reaches_the_same_loss():
       np.testing.assert_array_equal(
         model(tagger.to_float(waveform)), model(waveform)
       )
-    finally:
-      tf.keras.mixed_precision.set_global_policy("float32")
   assert last["float32"] < 0.4
   assert last["mixed_bfloat16"] == pytest.approx(last["float32"], rel=0.05)

@@ -4,6 +4,7 @@
 import numpy as np
 import tensorflow as tf
 
+from tests import toy
 from tf_audioset.models import convnext, weights
 
 
@@ -87,12 +88,9 @@ def test_gradients_in_bfloat16_are_those_in_float32(monkeypatch):
   features = tf.random.stateless_normal([8, 400, 64, 1], [1, 2])
   exact = convnext.ConvNeXt("narrow", stochastic_depth_rate=0.0)
   exact(features)
-  tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
-  try:
+  with toy.precision("mixed_bfloat16"):
     model = convnext.ConvNeXt("narrow", stochastic_depth_rate=0.0)
     model(features)
-  finally:
-    tf.keras.mixed_precision.set_global_policy("float32")
   for our, their in zip(model.variables, exact.variables):
     if "layer_scale" in their.name:
       their.assign(tf.ones_like(their))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import toy
 from tf_audioset import (
   config,
   training,  # noqa: F401  Registers with gin all that the files bind.
@@ -120,6 +121,9 @@ def test_every_parameter_gets_a_gradient(make):
 
 # A few small blocks of each kind: to compile them all takes minutes.
 @pytest.mark.parametrize(
+  "jit_compile", [True, False], ids=["as on a TPU", "as on a CPU"]
+)
+@pytest.mark.parametrize(
   ("module", "table", "shortened", "make"),
   [
     (
@@ -143,9 +147,10 @@ def test_every_parameter_gets_a_gradient(make):
   ],
   ids=["resnet", "efficientnet", "convnext"],
 )
-def test_xla_compiles_training_forward_and_backward(
-  monkeypatch, module, table, shortened, make
+def test_training_forward_and_backward_are_tensorflows(
+  monkeypatch, module, table, shortened, make, jit_compile
 ):
+  """Eagerly, each op is TensorFlow's own."""
   monkeypatch.setattr(module, table, shortened)
   model = make()
   features = tf.random.stateless_normal([8, 64, 32, 1], _SEED)
@@ -158,7 +163,7 @@ def test_xla_compiles_training_forward_and_backward(
     return tape.gradient(loss, model.trainable_variables)
 
   eager = gradients(features, _SEED)
-  compiled = tf.function(gradients, jit_compile=True)(features, _SEED)
+  compiled = tf.function(gradients, jit_compile=jit_compile)(features, _SEED)
   # A shift before a batch norm has a gradient of 0, and only noise to compare.
   noise = 1e-4 * max(np.abs(b).max() for b in eager)
   for variable, a, b in zip(model.trainable_variables, compiled, eager):
@@ -171,15 +176,12 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(make):
   features = tf.random.stateless_normal([4, 64, 32, 1], _SEED)
   exact = make()
   expected = exact(features).numpy()
-  tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
-  try:
+  with toy.precision("mixed_bfloat16"):
     model = make()
     model(features)
     for variable, value in zip(model.variables, exact.variables):
       variable.assign(value)
     embedding = model(features)
-  finally:
-    tf.keras.mixed_precision.set_global_policy("float32")
   assert embedding.dtype == tf.bfloat16
   assert {v.dtype for v in model.variables} == {tf.float32}
   actual = tf.cast(embedding, tf.float32).numpy()
@@ -189,11 +191,8 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(make):
 
 @pytest.mark.parametrize("make", _SMALL, ids=_NAMES)
 def test_a_function_that_is_exported_makes_no_weights(make):
-  tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
-  try:
+  with toy.precision("mixed_bfloat16"):
     model = make()
-  finally:
-    tf.keras.mixed_precision.set_global_policy("float32")
   features = tf.random.stateless_normal([4, 64, 32, 1], _SEED)
   model(features)
   expected = tf.function(model.call, autograph=False)(features)
