@@ -106,9 +106,8 @@ def gated(
 
 @functools.cache  # XLA compiles each once for a shape, and not once a layer.
 def _compiled(function):
-  """An elementwise function and its gradient, of (x, gradient of the result).
-
-  Of that, the second can be told a factor and an offset, in this order.
+  """An elementwise function and its gradient: of `x` and that of the result,
+  which may still lack a factor and an offset.
   """
   if function is tf.nn.silu:
     function = _silu
