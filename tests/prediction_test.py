@@ -225,6 +225,8 @@ def test_tables_go_to_programs_with_exit_code_1_for_a_broken_file(
   )
   assert done.returncode == 1
   assert done.stderr.count("predict: error: bad.wav: cannot be read") == 1
+  # On a line of its own, not behind the progress bar.
+  assert "\npredict: error: bad.wav" in done.stderr
   assert "2 of 3 clips, 0:00:03 of audio, in" in done.stderr
   rows = list(csv.DictReader(io.StringIO(done.stdout)))
   assert len(rows) == 6

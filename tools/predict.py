@@ -343,9 +343,9 @@ class _Output:
     return [(float(scores[i]), self._names[i], self._mids[i]) for i in order]
 
   def _write(self, text, file=None) -> None:
-    """Prints a line; on a terminal above the progress bar."""
+    """Prints a line; where the progress bar is written, too, above it."""
     file = file or sys.stdout
-    if file.isatty() and sys.stderr.isatty():
+    if file is sys.stderr or (file.isatty() and sys.stderr.isatty()):
       self._bar.write(text, file=file)
     else:
       print(text, file=file)
