@@ -333,13 +333,18 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message, tmp_path):
   assert message in line
 
 
-def test_thresholds_of_other_classes_are_refused(model, tmp_path):
+def test_thresholds_that_do_not_fit_are_refused(model, tagger, tmp_path):
   file = tmp_path / "per_class.csv"
-  file.write_text("mid,threshold\n/m/x,0.5\n")
-  line = command.fail(
-    *_predict(model, "--timeline", f"--thresholds_csv={file}", "x.wav")
-  )
-  assert "no threshold of class" in line
+  rows = "".join(f"{mid},high\n" for mid in tagger.classes.mids)
+  for content, message in (
+    ("/m/x,0.5\n", "no threshold of class"),
+    (rows, "per_class.csv: threshold: could not convert string"),
+  ):
+    file.write_text(f"mid,threshold\n{content}")
+    line = command.fail(
+      *_predict(model, "--timeline", f"--thresholds_csv={file}", "x.wav")
+    )
+    assert message in line
 
 
 def test_benchmark(model, tmp_path):

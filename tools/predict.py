@@ -179,7 +179,10 @@ def _thresholds(tagger):
         f"{FLAGS.thresholds_csv}: no threshold of class {missing[0]}; wanted "
         "is per_class.csv, of tools/evaluate.py, of a model with these classes."
       )
-    own = [float(rows[mid]["threshold"]) for mid in tagger.classes.mids]
+    try:
+      own = [float(rows[mid]["threshold"]) for mid in tagger.classes.mids]
+    except ValueError as e:
+      raise ValueError(f"{FLAGS.thresholds_csv}: threshold: {e}") from e
   elif FLAGS.threshold is None:
     own = tagger.thresholds
   thresholds = np.full(
