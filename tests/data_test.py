@@ -16,7 +16,7 @@ from tf_audioset import data, prepared, records
 
 @pytest.fixture(autouse=True, scope="module")
 def _without_grappler():
-  """Hundreds of pipelines of a few clips: it would be half of the time."""
+  """Hundreds of pipelines of a few clips: it would be a third of the time."""
   options = tf.config.optimizer
   options.set_experimental_options({"disable_meta_optimizer": True})
   yield
