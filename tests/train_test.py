@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tests import command, toy
 from tf_audioset import (
+  audax,
   config,
   data,
   distribution,
@@ -743,12 +744,11 @@ def test_a_profile_of_some_steps(trained, tmp_path):
   assert "expected two steps" in command.fail(*arguments, "--profile_steps=4")
 
 
-# Of gin/audax, whose models differ in a few layers, the one that differs most:
-# xla_test traces the training of all, and audax_test exports the others. Of
-# gin/sizes, models_test counts the parameters.
-@pytest.mark.parametrize(
-  "gin_file", [*config.shipped_gin_files(), "gin/audax/convnext_tiny.gin"]
-)
+_AUDAX = [f"gin/audax/{model}.gin" for model in audax.MODELS]
+
+
+# Of gin/sizes, models_test counts the parameters.
+@pytest.mark.parametrize("gin_file", config.shipped_gin_files() + _AUDAX)
 def test_every_experiment_takes_a_step(tmp_path, gin_file):
   (tmp_path / "records").mkdir()
   toy.write_dataset(tmp_path / "records", num_train=2, num_eval=2, num_shards=1)
