@@ -8,8 +8,6 @@ import hashlib
 import json
 import random
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -33,11 +31,9 @@ def _storage(tmp_path):
     yield storage
 
 
-def _python(storage, script, **environment) -> str:
+def _python(storage, script) -> str:
   """Runs a script of Python in the reach of the bucket."""
-  env = {**storage.environment, **environment}
-  # As with the commands, the package comes before TensorFlow.
-  return command.succeed("-c", f"import tf_audioset\n{script}", env=env)
+  return command.succeed("-c", script, variables=storage.variables)
 
 
 def test_files_and_folders_come_through_every_fault_to_the_byte(storage):
@@ -249,9 +245,10 @@ for use in (
   except (ValueError, tf.errors.OpError) as e:
     print(messages.first_line(str(e)))
 """,
-    GCS_RETRY_CONFIG_MAX_RETRIES="2",
   )
-  down = "the bucket answers 503 (Service Unavailable), also after 2 more tries"
+  down = (
+    "the bucket answers 503 (Service Unavailable), also after 10 more tries"
+  )
   expected = (
     "gs://bucket/data/gone: this shard is listed in dataset_info.json, but ",
     "gs://bucket/other: no prepared data",
@@ -283,9 +280,8 @@ def _arguments(data_dir, workdir):
 
 def _train_until(storage, line, act) -> tuple[int, str]:
   """Trains in the bucket, calls `act` at a line; exit code and errors."""
-  process = subprocess.Popen(
+  process = command.Started(
     [
-      sys.executable,
       "-c",
       "import runpy, sys\n"
       "from tf_audioset import checkpoints\n"
@@ -294,18 +290,14 @@ def _train_until(storage, line, act) -> tuple[int, str]:
       "runpy.run_module('tests.small', run_name='__main__')",
       *_arguments("gs://bucket/data", "gs://bucket/run")[2:],
     ],
-    cwd=command.ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    env={**storage.environment, "GCS_RETRY_CONFIG_MAX_RETRIES": "7"},
+    variables=storage.variables,
   )
-  for said in process.stdout:
+  for said in process.lines():
     if said.startswith(line):
       act(process)
       break
-  _, err = process.communicate(timeout=300)
-  return process.returncode, err
+  done = process.wait()
+  return done.returncode, done.stderr
 
 
 def _steps(folder, tag) -> set[int]:
@@ -349,7 +341,8 @@ def test_training_in_a_bucket_ends_as_on_a_disk(tmp_path, local, storage):
   assert any(words in error for words in told)
   storage.status.clear()
   out = command.succeed(
-    *_arguments("gs://bucket/data", "gs://bucket/run"), env=storage.environment
+    *_arguments("gs://bucket/data", "gs://bucket/run"),
+    variables=storage.variables,
   )
   assert "continuing from gs://bucket/run/checkpoints/ckpt-" in out
 
@@ -357,7 +350,7 @@ def test_training_in_a_bucket_ends_as_on_a_disk(tmp_path, local, storage):
     "tools/diff_checkpoints.py",
     "gs://bucket/run/checkpoints",
     local / "run" / "checkpoints",
-    env=storage.environment,
+    variables=storage.variables,
   )
   assert "all the same" in out
   copy = tmp_path / "copy"
@@ -385,7 +378,7 @@ def test_the_tools_read_from_and_write_to_a_bucket(tmp_path, local, storage):
     "runpy.run_path('tools/export.py', run_name='__main__')",
     "--workdir=gs://bucket/run",
     "--checkpoint=best",
-    env=storage.environment,
+    variables=storage.variables,
   )
   assert "to gs://bucket/run/saved_model/2" in out
   command.succeed(
@@ -396,13 +389,13 @@ def test_the_tools_read_from_and_write_to_a_bucket(tmp_path, local, storage):
     "--scores_out=gs://bucket/scores/scores.npz",
     "--report=gs://bucket/reports/report.html",
     "--num_resamples=10",
-    env=storage.environment,
+    variables=storage.variables,
   )
   command.succeed(
     "tools/plot_curves.py",
     "--output=gs://bucket/curves.png",
     "gs://bucket/run",
-    env=storage.environment,
+    variables=storage.variables,
   )
   sound = tmp_path / "a.wav"
   samples = toy.clip(0, 16000)[0]
@@ -412,7 +405,7 @@ def test_the_tools_read_from_and_write_to_a_bucket(tmp_path, local, storage):
     "--saved_model=gs://bucket/run/saved_model",
     "--top_k=1",
     sound,
-    env=storage.environment,
+    variables=storage.variables,
   )
   storage.get("gs://bucket/run/saved_model", tmp_path / "model")
   storage.get("gs://bucket/scores", tmp_path / "scores")
@@ -459,7 +452,7 @@ def test_preparation_from_and_to_a_bucket_is_that_on_a_disk(tmp_path, storage):
     )
 
   prepare(tmp_path)
-  prepare("gs://bucket", env=storage.environment)
+  prepare("gs://bucket", variables=storage.variables)
   storage.get("gs://bucket/records", tmp_path / "copy")
   expected = {
     path.name: path.read_bytes() for path in (tmp_path / "records").iterdir()

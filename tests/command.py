@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a command line as a user does.
 
-But that TensorFlow is imported already, which takes three seconds: unless an
-environment is given, a process is forked from one that has done nothing else.
+But that TensorFlow and the package are imported already, which takes four
+seconds: unless an environment is given, a process is forked from one that has
+done nothing else.
 """
 
 from __future__ import annotations
@@ -14,20 +15,26 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tf_audioset", "tensorflow"])
+_SERVER.set_forkserver_preload(["tf_audioset", "tf_audioset.training"])
 
 
 def run(
-  *arguments, cwd=ROOT, timeout=600, env=None
+  *arguments, cwd=ROOT, timeout=600, env=None, variables=()
 ) -> subprocess.CompletedProcess:
-  """`python ARGUMENTS`, from the checkout unless told; output as text."""
+  """`python ARGUMENTS`, from the checkout unless told; output as text.
+
+  `env` is the environment of a new interpreter; `variables` are set before the
+  command begins, but after TensorFlow was imported.
+  """
   arguments = [str(argument) for argument in arguments]
   if env is None:
-    return _run_forked(arguments, cwd, timeout)
+    return Started(arguments, cwd, variables).wait(timeout)
   return subprocess.run(
     [sys.executable, *arguments],
     cwd=cwd,
@@ -56,25 +63,56 @@ def fail(*arguments, code=2, **kwargs) -> str:
   return lines[0]
 
 
-def _run_forked(arguments, cwd, timeout):
-  with tempfile.TemporaryDirectory() as folder:
-    outputs = [pathlib.Path(folder, name) for name in ("stdout", "stderr")]
-    process = _SERVER.Process(target=_main, args=(arguments, cwd, outputs))
-    process.start()
-    process.join(timeout)
-    if process.exitcode is None:
-      process.kill()
-      raise subprocess.TimeoutExpired(arguments, timeout)
-    return subprocess.CompletedProcess(
-      arguments, process.exitcode, *(path.read_text() for path in outputs)
+class Started:
+  """A command that runs, forked; `run` is one that has ended."""
+
+  def __init__(self, arguments, cwd=ROOT, variables=()):
+    self._folder = tempfile.TemporaryDirectory()
+    self._outputs = [
+      pathlib.Path(self._folder.name, name) for name in ("stdout", "stderr")
+    ]
+    for path in self._outputs:
+      path.touch()
+    self._arguments = arguments
+    self._process = _SERVER.Process(
+      target=_main, args=(arguments, cwd, variables, self._outputs)
     )
+    self._process.start()
+
+  def lines(self) -> Iterator[str]:
+    """Its standard output, a line when it is there."""
+    with open(self._outputs[0]) as file:
+      while True:
+        has_ended = not self._process.is_alive()
+        line = file.readline()
+        if not line and has_ended:
+          return
+        if line:
+          yield line
+        else:
+          time.sleep(0.01)
+
+  def send_signal(self, number: int) -> None:
+    os.kill(self._process.pid, number)
+
+  def wait(self, timeout=600) -> subprocess.CompletedProcess:
+    """Waits for its end."""
+    self._process.join(timeout)
+    code = self._process.exitcode
+    if code is None:
+      self._process.kill()
+      raise subprocess.TimeoutExpired(self._arguments, timeout)
+    outputs = [path.read_text() for path in self._outputs]
+    self._folder.cleanup()
+    return subprocess.CompletedProcess(self._arguments, code, *outputs)
 
 
-def _main(arguments, cwd, outputs) -> None:
+def _main(arguments, cwd, variables, outputs) -> None:
   """What the interpreter does with its arguments."""
   for number, path in enumerate((os.devnull, *outputs)):
     flags = os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY
     os.dup2(os.open(path, flags), number)
+  os.environ.update(variables)
   os.chdir(cwd)
   kind, *rest = arguments
   is_file = kind not in ("-c", "-m")

@@ -12,6 +12,10 @@ os.environ.setdefault(
   "XLA_FLAGS",
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
+# What the client for buckets waits before it asks again: for a real one 1 s,
+# doubled each time; of anything above 0, another random part of a second would
+# come on top. It is read when TensorFlow is imported.
+os.environ.setdefault("GCS_RETRY_CONFIG_INIT_DELAY_TIME_US", "0")
 
 
 def pytest_configure(config):

@@ -2,11 +2,8 @@
 """Whatever stops a run, the same command ends as if nothing had."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -72,40 +69,31 @@ def test_killed_at_ten_moments_among_them_while_a_checkpoint_is_written(folder):
   _assert_same_run(folder / "killed", folder / "undisturbed_by_kills")
 
 
-def _start(arguments, **environment):
-  return subprocess.Popen(
-    [sys.executable, *arguments],
-    cwd=command.ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    env={**os.environ, **environment},
-  )
-
-
 def test_sigterm_saves_exits_with_75_and_is_continued(folder, undisturbed):
   arguments = _arguments(folder, "preempted")
   for seen in ("step 1/9", "epoch 1"):  # In an epoch; at the end of one.
-    process = _start(arguments)
-    for line in process.stdout:
+    process = command.Started(arguments)
+    for line in process.lines():
       if line.startswith(seen):
         break
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 75, err
+    done = process.wait()
+    assert done.returncode == 75, done.stderr
     newest = tf.train.latest_checkpoint(
       str(folder / "preempted" / "checkpoints")
     )
     step = newest.rpartition("-")[2]
-    assert f"stopped by SIGTERM after step {step}, which is saved" in err
-    assert "Traceback" not in err and "configurable" not in err
+    stopped = f"stopped by SIGTERM after step {step}, which is saved"
+    assert stopped in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "configurable" not in done.stderr
   # Before the first step of a start, while the model is traced.
-  process = _start(arguments)
-  process.stdout.readline()
+  process = command.Started(arguments)
+  next(process.lines())
   process.send_signal(signal.SIGTERM)
-  _, err = process.communicate(timeout=120)
-  assert process.returncode == 75
-  assert f"stopped by SIGTERM after step {step}, which is saved" in err
+  done = process.wait()
+  assert done.returncode == 75
+  assert stopped in done.stderr
   command.succeed(*arguments)
   _assert_same_run(folder / "preempted", undisturbed)
 
@@ -138,32 +126,33 @@ def test_two_workers_train_together_and_only_the_chief_writes(
 
   def run(name):
     return [
-      _start(
+      command.Started(
         _arguments(folder, name),
-        TF_CONFIG=json.dumps(
-          {
-            "cluster": {"worker": workers},
-            "task": {"type": "worker", "index": i},
-          }
-        ),
+        variables={
+          "TF_CONFIG": json.dumps(
+            {
+              "cluster": {"worker": workers},
+              "task": {"type": "worker", "index": i},
+            }
+          )
+        },
       )
       for i in range(2)
     ]
 
   processes = run("workers")
-  for line in processes[0].stdout:  # Both are told to stop.
+  for line in processes[0].lines():  # Both are told to stop.
     if line.startswith("step 4/9"):
       break
   for process in processes:
     process.send_signal(signal.SIGTERM)
   for process in processes:
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 75, err
-  processes = run("workers")
-  (chief, _), (other, _) = (p.communicate(timeout=400) for p in processes)
-  assert [p.returncode for p in processes] == [0, 0]
-  assert "2 replicas on CPU" in chief and "epoch 3" in chief
-  assert "step" not in other
+    done = process.wait()
+    assert done.returncode == 75, done.stderr
+  chief, other = (process.wait() for process in run("workers"))
+  assert [chief.returncode, other.returncode] == [0, 0]
+  assert "2 replicas on CPU" in chief.stdout and "epoch 3" in chief.stdout
+  assert "step" not in other.stdout
   assert (folder / "workers" / "saved_model" / "1").is_dir()
   events = list((folder / "workers" / "summaries" / "train").iterdir())
   assert len(events) == 2  # One a start.
@@ -177,5 +166,5 @@ def test_two_workers_train_together_and_only_the_chief_writes(
   ]
   assert rates[0] == rates[1]
   for process in run("uninterrupted"):
-    _, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
+    done = process.wait()
+    assert done.returncode == 0, done.stderr

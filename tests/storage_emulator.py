@@ -2,12 +2,12 @@
 """Google Cloud Storage on loopback, with faults, for TensorFlow's own client.
 
     with storage_emulator.Emulator(folder) as storage:
-      storage.objects["bucket", "a/b"] = b"..."
-      command.succeed("tools/x.py", "gs://bucket/a", env=storage.environment)
+      storage.objects["b", "a/b"] = b"..."
+      command.succeed("tools/x.py", "gs://b/a", variables=storage.variables)
 
 The client speaks only HTTPS and only to Google's names. So this is a proxy that
 answers for these names itself, with a certificate made on the spot. The client
-must be told of both before TensorFlow is imported: in another process.
+must be told of both before its first request: in another process.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Emulator:
     fault_rate: To this share of the requests one of FAULTS happens.
     faults: How often each fault has happened.
     requests: (method, path, content bytes sent) of each request.
-    environment: For the process of the client.
+    variables: Of the environment, for the process of the client.
   """
 
   def __init__(self, folder: pathlib.Path):
@@ -74,8 +74,7 @@ class Emulator:
     self._server.request_queue_size = 128
     threading.Thread(target=self._server.serve_forever, daemon=True).start()
     proxy = f"http://127.0.0.1:{self._server.server_port}"
-    self.environment = {
-      **os.environ,
+    self.variables = {
       "https_proxy": proxy,
       "http_proxy": proxy,
       "no_proxy": "",
@@ -83,9 +82,6 @@ class Emulator:
       "NO_GCE_CHECK": "true",  # No search for credentials.
       "GOOGLE_APPLICATION_CREDENTIALS": "",
       "CLOUDSDK_CONFIG": str(folder),
-      # 1 s, doubled each time, for a real bucket; of anything above 0, another
-      # random part of a second would come on top.
-      "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "0",
     }
 
   def __enter__(self):

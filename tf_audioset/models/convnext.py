@@ -93,18 +93,15 @@ class ConvNeXt(tf.keras.Model):
     Raises:
       ValueError: If blocks are to be dropped without a seed.
     """
+    drop = stochastic.depth(self._drop_rates, features, seed, training=training)
     x = features
-    layer = 0
+    number = 0
     for reduction, blocks in self.stages:
       for part in reduction:
         x = part(x, training=training)
       for block in blocks:
-        branch = block(x, training=training)
-        if training:
-          rate = self._drop_rates[layer]
-          branch = stochastic.drop_path(branch, rate, seed, layer)
-        x += branch
-        layer += 1
+        x += drop(block(x, training=training), number)
+        number += 1
     x = pooling.mean(x)
     return x if self.norm is None else self.norm(x, training=training)
 

@@ -234,7 +234,8 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor, *, training: bool) -> tf.Tensor:
 
 def _sum_of_rows(rows):
   """[num_rows, channels] to [channels], as a product."""
-  return (tf.ones([1, tf.shape(rows)[0]], rows.dtype) @ rows)[0]
+  num_rows = rows.shape[0] or tf.shape(rows)[0]
+  return tf.squeeze(tf.ones([1, num_rows], rows.dtype) @ rows, axis=0)
 
 
 def conv2d(
@@ -298,6 +299,8 @@ def _taps(x, size, stride, padding):
   Returns:
     A list of [batch, out_height, out_width, in_channels].
   """
+  if size == stride == 1:
+    return [x]
   lengths, paddings = [], []
   for length in x.shape[1:3]:
     out_length = _out_length(length, size, stride, padding)

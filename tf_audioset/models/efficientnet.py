@@ -117,14 +117,13 @@ class EfficientNet(tf.keras.Model):
     Raises:
       ValueError: If blocks are to be dropped without a seed.
     """
+    drop = stochastic.depth(self._drop_rates, features, seed, training=training)
     x = convolution.normed(self.stem, self.stem_norm, features, training)
     x = cpu.elementwise(tf.nn.silu, x, training=training)
-    for layer, (block, rate) in enumerate(zip(self.blocks, self._drop_rates)):
+    for number, block in enumerate(self.blocks):
       branch = block(x, training=training)
       if block.has_shortcut:
-        if training:
-          branch = stochastic.drop_path(branch, rate, seed, layer)
-        branch += x
+        branch = drop(branch, number) + x
       x = branch
     x = convolution.normed(self.head, self.head_norm, x, training)
     return pooling.mean(cpu.elementwise(tf.nn.silu, x, training=training))
