@@ -31,7 +31,7 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two virtual CPU devices for every test: the tests of replicas need them,
-and they must exist before TensorFlow starts.
+"""How TensorFlow is started for all tests.
+
+With two virtual CPU devices, which the tests of replicas need.
 """
 
 import os
@@ -26,3 +27,10 @@ def pytest_configure(config):
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
   )
+  # Hundreds of pipelines of a few clips go without Grappler, which would be a
+  # third of their time: they take what holds when TensorFlow starts; functions,
+  # what holds when they are called.
+  optimizer = tf.config.optimizer
+  optimizer.set_experimental_options({"disable_meta_optimizer": True})
+  tf.config.list_logical_devices()  # Starts it.
+  optimizer.set_experimental_options({"disable_meta_optimizer": False})

@@ -14,15 +14,6 @@ from tests import toy
 from tf_audioset import data, prepared, records
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _without_grappler():
-  """Hundreds of pipelines of a few clips: it would be a third of the time."""
-  options = tf.config.optimizer
-  options.set_experimental_options({"disable_meta_optimizer": True})
-  yield
-  options.set_experimental_options({"disable_meta_optimizer": False})
-
-
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp("records")
