@@ -2,8 +2,9 @@
 """Google Cloud Storage on loopback, with faults, for TensorFlow's own client.
 
     with storage_emulator.Emulator(folder) as storage:
-      storage.objects["b", "a/b"] = b"..."
-      command.succeed("tools/x.py", "gs://b/a", variables=storage.variables)
+      storage.objects["bucket", "a/b"] = b"..."
+      variables = storage.variables
+      command.succeed("tools/x.py", "gs://bucket/a", variables=variables)
 
 The client speaks only HTTPS and only to Google's names. So this is a proxy that
 answers for these names itself, with a certificate made on the spot. The client
