@@ -20,7 +20,9 @@ os.environ.setdefault("GCS_RETRY_CONFIG_INIT_DELAY_TIME_US", "0")
 
 
 def pytest_configure(config):
-  del config
+  # Of pytest-xdist's processes, the first only hands out the tests.
+  if config.getoption("tx", None) and not hasattr(config, "workerinput"):
+    return
   import tensorflow as tf
 
   tf.config.set_logical_device_configuration(
