@@ -6,8 +6,8 @@ See `storage_emulator`. What runs there is a process of its own.
 
 import hashlib
 import json
+import os
 import random
-import signal
 
 import numpy as np
 import pytest
@@ -31,9 +31,11 @@ def _storage(tmp_path):
     yield storage
 
 
-def _python(storage, script) -> str:
-  """Runs a script of Python in the reach of the bucket."""
-  return command.succeed("-c", script, variables=storage.variables)
+def _python(storage, script, env=None) -> str:
+  """Runs a script of Python in the reach of the bucket; see `command.run`."""
+  # As with the commands, the package comes before TensorFlow.
+  script = f"import tf_audioset\n{script}"
+  return command.succeed("-c", script, env=env, variables=storage.variables)
 
 
 def test_files_and_folders_come_through_every_fault_to_the_byte(storage):
@@ -245,10 +247,9 @@ for use in (
   except (ValueError, tf.errors.OpError) as e:
     print(messages.first_line(str(e)))
 """,
+    env={**os.environ, "GCS_RETRY_CONFIG_MAX_RETRIES": "2"},
   )
-  down = (
-    "the bucket answers 503 (Service Unavailable), also after 10 more tries"
-  )
+  down = "the bucket answers 503 (Service Unavailable), also after 2 more tries"
   expected = (
     "gs://bucket/data/gone: this shard is listed in dataset_info.json, but ",
     "gs://bucket/other: no prepared data",
@@ -292,10 +293,8 @@ def _train_until(storage, line, act) -> tuple[int, str]:
     ],
     variables=storage.variables,
   )
-  for said in process.lines():
-    if said.startswith(line):
-      act(process)
-      break
+  process.wait_for_line(line)
+  act(process)
   done = process.wait()
   return done.returncode, done.stderr
 
@@ -327,7 +326,7 @@ def test_training_in_a_bucket_ends_as_on_a_disk(tmp_path, local, storage):
   storage.put(local / "data", "gs://bucket/data")
   storage.fault_rate = 0.2
   code, err = _train_until(
-    storage, "step 1/9", lambda p: p.send_signal(signal.SIGTERM)
+    storage, "step 1/9", lambda process: process.terminate()
   )
   assert code == 75, err
   assert "which is saved" in err

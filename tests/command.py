@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -29,8 +28,8 @@ def run(
 ) -> subprocess.CompletedProcess:
   """`python ARGUMENTS`, from the checkout unless told; output as text.
 
-  `env` is the environment of a new interpreter; `variables` are set before the
-  command begins, but after TensorFlow was imported.
+  `env` is the environment of a new interpreter; `variables` are added to that
+  or, where there is none, set after TensorFlow was imported.
   """
   arguments = [str(argument) for argument in arguments]
   if env is None:
@@ -38,7 +37,7 @@ def run(
   return subprocess.run(
     [sys.executable, *arguments],
     cwd=cwd,
-    env=env,
+    env={**env, **dict(variables)},
     timeout=timeout,
     capture_output=True,
     text=True,
@@ -79,21 +78,21 @@ class Started:
     )
     self._process.start()
 
-  def lines(self) -> Iterator[str]:
-    """Its standard output, a line when it is there."""
+  def wait_for_line(self, start: str = "") -> None:
+    """Waits for a line of its standard output that starts so."""
     with open(self._outputs[0]) as file:
       while True:
         has_ended = not self._process.is_alive()
         line = file.readline()
-        if not line and has_ended:
+        if line and line.startswith(start):
           return
-        if line:
-          yield line
-        else:
+        if not line:
+          assert not has_ended, self._outputs[1].read_text()
           time.sleep(0.01)
 
-  def send_signal(self, number: int) -> None:
-    os.kill(self._process.pid, number)
+  def terminate(self) -> None:
+    """Sends SIGTERM."""
+    self._process.terminate()
 
   def wait(self, timeout=600) -> subprocess.CompletedProcess:
     """Waits for its end."""

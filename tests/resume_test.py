@@ -2,7 +2,6 @@
 """Whatever stops a run, the same command ends as if nothing had."""
 
 import json
-import signal
 import socket
 
 import numpy as np
@@ -73,10 +72,8 @@ def test_sigterm_saves_exits_with_75_and_is_continued(folder, undisturbed):
   arguments = _arguments(folder, "preempted")
   for seen in ("step 1/9", "epoch 1"):  # In an epoch; at the end of one.
     process = command.Started(arguments)
-    for line in process.lines():
-      if line.startswith(seen):
-        break
-    process.send_signal(signal.SIGTERM)
+    process.wait_for_line(seen)
+    process.terminate()
     done = process.wait()
     assert done.returncode == 75, done.stderr
     newest = tf.train.latest_checkpoint(
@@ -89,8 +86,8 @@ def test_sigterm_saves_exits_with_75_and_is_continued(folder, undisturbed):
     assert "configurable" not in done.stderr
   # Before the first step of a start, while the model is traced.
   process = command.Started(arguments)
-  next(process.lines())
-  process.send_signal(signal.SIGTERM)
+  process.wait_for_line()
+  process.terminate()
   done = process.wait()
   assert done.returncode == 75
   assert stopped in done.stderr
@@ -141,11 +138,9 @@ def test_two_workers_train_together_and_only_the_chief_writes(
     ]
 
   processes = run("workers")
-  for line in processes[0].lines():  # Both are told to stop.
-    if line.startswith("step 4/9"):
-      break
-  for process in processes:
-    process.send_signal(signal.SIGTERM)
+  processes[0].wait_for_line("step 4/9")
+  for process in processes:  # Both are told to stop.
+    process.terminate()
   for process in processes:
     done = process.wait()
     assert done.returncode == 75, done.stderr

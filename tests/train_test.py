@@ -749,13 +749,11 @@ def test_a_profile_of_some_steps(trained, tmp_path):
   assert "expected two steps" in command.fail(*arguments, "--profile_steps=4")
 
 
-# gin/quickstart.gin is trained with above; of gin/sizes, models_test counts the
-# parameters.
-_FILES = [f for f in config.shipped_gin_files() if "quickstart" not in f]
-_FILES += [f"gin/audax/{model}.gin" for model in audax.MODELS]
+_AUDAX = [f"gin/audax/{model}.gin" for model in audax.MODELS]
 
 
-@pytest.mark.parametrize("gin_file", _FILES)
+# Of gin/sizes, models_test counts the parameters.
+@pytest.mark.parametrize("gin_file", config.shipped_gin_files() + _AUDAX)
 def test_every_experiment_takes_a_step(tmp_path, gin_file):
   (tmp_path / "records").mkdir()
   toy.write_dataset(tmp_path / "records", num_train=2, num_eval=2, num_shards=1)

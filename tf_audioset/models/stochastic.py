@@ -59,6 +59,8 @@ def depth(
   draws = randomness.uniform([len(rates), x.shape[0] or tf.shape(x)[0]], seed)
 
   def drop(branch, number):
+    if not rates[number]:
+      return branch
     draw = tf.reshape(draws[number], [-1] + [1] * (branch.shape.rank - 1))
     return _drop(branch, rates[number], draw)
 
@@ -66,6 +68,4 @@ def depth(
 
 
 def _drop(x, rate, draw):
-  if not rate:
-    return x
   return tf.where(draw >= rate, x / (1.0 - rate), tf.zeros([], x.dtype))
