@@ -1,7 +1,7 @@
 # Set-up and the two commands of the README:
 #   make quickstart   environment, then the main job on a synthetic dataset
 #   make test         environment, then format, lint and tests
-# Also: make lock (renew the requirements files), make clean.
+# Also: make format, make lock (renew the requirements files), make clean.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin

@@ -33,7 +33,7 @@ setup(
     "numpy>=1.23.5,<2",
     "scikit-learn>=1.2",
     "scipy>=1.9",
-    "soundfile>=0.12",  # Brings libsndfile 1.2, the first to read mp3.
+    "soundfile>=0.12",  # Brings libsndfile 1.2, which reads mp3.
     "soxr>=0.3.3",
     # The newest that tensorflow-addons can be imported beside (no Keras 3) and
     # that the next two are built for.

@@ -78,7 +78,9 @@ def num_classes(arrays: dict[str, np.ndarray]) -> int:
   return len(arrays["params/fc/bias"])
 
 
-def assign(arrays: dict[str, np.ndarray], tagger, model: str) -> None:
+def assign(
+  arrays: dict[str, np.ndarray], tagger: tf.keras.Model, model: str
+) -> None:
   """Sets every variable of `tagger` to its array.
 
   Args:

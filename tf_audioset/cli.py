@@ -7,6 +7,7 @@ Nothing here imports TensorFlow, so that flags are answered at once.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -51,11 +52,12 @@ def run(
     positional: What the arguments that are not flags are, such as "FILE". If
       set, at least one must be given and `main` is called with all of them.
   """
-  if {"--help", "-h", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
-    print(sys.modules["__main__"].__doc__.strip())
-    print(FLAGS.main_module_help())
-    sys.exit(0)
   try:
+    if {"--help", "-h", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
+      FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS["debug"])
+      print(sys.modules["__main__"].__doc__.strip())
+      print(FLAGS.main_module_help())
+      _exit_now(0)
     arguments = FLAGS(sys.argv)[1:]
     for name in required:
       if FLAGS[name].value in (None, "", []):
@@ -64,9 +66,6 @@ def run(
       raise flags.Error(f"what is {arguments[0]!r}? Only flags are taken.")
     if positional and not arguments:
       raise flags.Error(f"at least one {positional} is required.")
-  except flags.Error as e:
-    _fail(prog, e)
-  try:
     _exit_now((main(arguments) if positional else main()) or 0)
   except KeyboardInterrupt:
     print(f"\n{prog}: interrupted", file=sys.stderr)
@@ -76,6 +75,8 @@ def run(
     _exit_now(_STOPPED)
   except BrokenPipeError:
     os._exit(_ERROR)  # What reads the output, such as head, has seen enough.
+  except flags.Error as e:
+    _fail(prog, e)
   except Exception as e:
     if FLAGS.debug or not _has_a_message(e):
       traceback.print_exc()
@@ -91,6 +92,14 @@ def progress_bar(total: int, desc: str, unit: str):
   return tqdm.tqdm(
     total=total, desc=desc, unit=unit, mininterval=seconds, ascii=True
   )
+
+
+def check_matplotlib(what: str) -> None:
+  """Tells how to install it, in a ValueError, if `what` cannot be drawn."""
+  if not importlib.util.find_spec("matplotlib"):
+    raise ValueError(
+      f"{what} needs matplotlib: pip install 'tf_audioset[plot]'."
+    )
 
 
 def _has_a_message(error: Exception) -> bool:

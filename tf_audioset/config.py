@@ -31,7 +31,7 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
 
   Args:
     gin_files: Paths, relative to the working directory or to the checkout.
-    bindings: Lines as in a .gin file, such as `"train.epochs = 3"`.
+    bindings: Lines as in a .gin file, such as `"train.num_epochs = 3"`.
 
   Raises:
     ValueError: If a file is not found, or anything in it names no function or

@@ -82,7 +82,7 @@ def _num_workers() -> int:
 def batches(
   strategy: tf.distribute.Strategy,
   dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset],
-):
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
   """What each replica gets of a dataset, in turn; to be iterated over.
 
   Args:

@@ -49,7 +49,7 @@ _MAX_PEAK = 2.0
 
 
 def export(
-  tagger,
+  tagger: tf.keras.Model,
   directory: str,
   *,
   classes: labels.ClassList,

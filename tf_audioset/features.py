@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import gin
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 ALIGNMENTS = ("centred", "audax")
@@ -37,7 +38,7 @@ MEL_SCALES = ("htk", "slaney")
 _SLANEY_SLOPE = 27 / np.log(6.4)
 
 
-def hz_to_mel(frequency_hz, scale: str = "htk"):
+def hz_to_mel(frequency_hz: npt.ArrayLike, scale: str = "htk") -> np.ndarray:
   """Hertz to mel, float64.
 
   Args:
@@ -58,7 +59,7 @@ def hz_to_mel(frequency_hz, scale: str = "htk"):
   return np.minimum(frequency_hz, 1000.0) * 3 / 200 + octaves * _SLANEY_SLOPE
 
 
-def mel_to_hz(mel, scale: str = "htk"):
+def mel_to_hz(mel: npt.ArrayLike, scale: str = "htk") -> np.ndarray:
   """The inverse of `hz_to_mel`."""
   mel = np.asarray(mel, np.float64)
   if scale == "htk":

@@ -111,7 +111,9 @@ def page(
   )
 
 
-def thinned(hits: np.ndarray, seen: np.ndarray, num_points: int = _MAX_POINTS):
+def thinned(
+  hits: np.ndarray, seen: np.ndarray, num_points: int = _MAX_POINTS
+) -> np.ndarray:
   """Which points of a precision-recall curve to draw.
 
   Args:

@@ -10,6 +10,7 @@ import dataclasses
 import warnings
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 import scipy.special
 
@@ -370,7 +371,7 @@ def calibration_bins(
   return sums(ones), sums(probabilities.astype(np.float64)), sums(positive)
 
 
-def dprime(auc):
+def dprime(auc: npt.ArrayLike) -> np.ndarray:
   """Sensitivity index: sqrt(2) * Phi^-1(AUC). Infinite at 0 and at 1."""
   return np.sqrt(2.0) * scipy.special.ndtri(auc)
 

@@ -10,9 +10,15 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Union
 
 import gin
 import tensorflow as tf
+
+# addons' are of the legacy kind.
+Optimizer = Union[
+  tf.keras.optimizers.Optimizer, tf.keras.optimizers.legacy.Optimizer
+]
 
 
 def scaled_learning_rate(base: float, global_batch_size: int) -> float:
@@ -184,7 +190,7 @@ def adamw(
   epsilon: float = 1e-8,
   decay_norms_and_biases: bool = True,
   implementation: str = "addons",
-):
+) -> Optimizer:
   """Adam with decoupled weight decay.
 
   Each step: p -= lr * (m_hat / (sqrt(v_hat) + epsilon) + weight_decay * p), so
@@ -248,7 +254,7 @@ def lamb(
   beta_2: float = 0.999,
   epsilon: float = 1e-6,
   decay_norms_and_biases: bool = True,
-):
+) -> Optimizer:
   """AdamW whose update of each variable is scaled to the variable's norm.
 
   Args:
@@ -284,7 +290,7 @@ def sgd(
   nesterov: bool = False,
   weight_decay: float = 0.0,
   decay_norms_and_biases: bool = True,
-):
+) -> Optimizer:
   """Stochastic gradient descent, with momentum and decoupled weight decay.
 
   Args:
@@ -317,7 +323,11 @@ def _addons():
   return tfa.optimizers
 
 
-def apply_summed_gradients(optimizer, gradients, variables) -> None:
+def apply_summed_gradients(
+  optimizer: Optimizer,
+  gradients: Sequence[tf.Tensor],
+  variables: Sequence[tf.Variable],
+) -> None:
   """Updates from gradients that are already summed over the replicas."""
   pairs = zip(gradients, variables)
   if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
@@ -326,7 +336,9 @@ def apply_summed_gradients(optimizer, gradients, variables) -> None:
     optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
 
 
-def create_slots(optimizer, variables) -> None:
+def create_slots(
+  optimizer: Optimizer, variables: Sequence[tf.Variable]
+) -> None:
   """Makes the moments now and not in the first step, so that restoring can
   check that each one was found.
   """

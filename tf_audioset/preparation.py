@@ -2,7 +2,7 @@
 """A list of clips to the shards of a split, on one machine or on many.
 
 Clips are put in order by a hash of their ids and cut into shards. A shard is
-one task: it is described by a plan, SPLIT.parts/DIGEST.plan.json in the output
+one task: it is described by a plan, .SPLIT.parts/DIGEST.plan.json in the output
 folder, whose name is the digest of its content, and `write_shard` leaves
 DIGEST.tfrecord and then DIGEST.account.json beside it. Whoever runs the tasks
 and in what order, the bytes are the same; a task whose account is there and

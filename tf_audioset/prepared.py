@@ -14,7 +14,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 
 import numpy as np
@@ -272,7 +272,7 @@ class Split:
       )
     return table
 
-  def locator(self):
+  def locator(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """A function from records' numbers to where they are stored.
 
     Returns:

@@ -15,7 +15,7 @@ from tf_audioset import export, labels
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
-def load(path: str, tagger, classes: labels.ClassList) -> str:
+def load(path: str, tagger: tf.keras.Model, classes: labels.ClassList) -> str:
   """Sets a tagger's weights; its head's only if the classes are the same.
 
   Args:

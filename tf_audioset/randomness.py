@@ -11,10 +11,12 @@ Reference: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 
-def uniform(shape, seed: tf.Tensor) -> tf.Tensor:
+def uniform(shape: Sequence[int] | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
   """float32 of `shape`, uniform on the multiples of 2**-24 in [0, 1)."""
   upper_24_bits = tf.bitwise.bitwise_and(
     tf.bitwise.right_shift(bits(shape, seed), 8), 0xFFFFFF
@@ -22,7 +24,7 @@ def uniform(shape, seed: tf.Tensor) -> tf.Tensor:
   return tf.cast(upper_24_bits, tf.float32) * 2.0**-24
 
 
-def bits(shape, seed: tf.Tensor) -> tf.Tensor:
+def bits(shape: Sequence[int] | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
   """int32 of `shape`, uniform on all 2**32 values."""
   return tf.random.stateless_uniform(
     shape, seed, None, None, tf.int32, alg="philox"
@@ -36,6 +38,6 @@ def split(seed: tf.Tensor, num: int) -> list[tf.Tensor]:
   )
 
 
-def fold_in(seed: tf.Tensor, number) -> tf.Tensor:
+def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
   """The seed that `seed` and an integer (a replica, a layer) give together."""
   return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")

@@ -13,12 +13,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import soundfile
 
 from tf_audioset import labels
 
+_Result = TypeVar("_Result")
 _LONGEST_WAIT_SECONDS = 10.0
 # What a server answers that is overloaded or restarting.
 _RETRIED_HTTP = (502, 503, 504)
@@ -152,7 +154,12 @@ def _from_json(value) -> np.ndarray:
   return encode(array)
 
 
-def retry(call: Callable, *, num_retries: int, sleep: Callable = time.sleep):
+def retry(
+  call: Callable[[], _Result],
+  *,
+  num_retries: int,
+  sleep: Callable[[float], None] = time.sleep,
+) -> _Result:
   """`call()`; again, after growing waits, when the server is not available.
 
   Args:

@@ -21,12 +21,16 @@ from tf_audioset import cli
 Sound = Callable[[np.random.Generator, int, int], np.ndarray]
 
 
-def sine_wave(rng, num_samples, rate_hz):
+def sine_wave(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """A steady pure tone, 300 to 3000 Hz."""
   return _tone(_log_uniform(rng, 300, 3000), num_samples, rate_hz)
 
 
-def chirp_tone(rng, num_samples, rate_hz):
+def chirp_tone(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """Sweeps over one to two octaves, again and again, always upwards or down."""
   length = round(rng.uniform(0.3, 0.8) * rate_hz)
   begin_hz = _log_uniform(rng, 300, 1500)
@@ -39,13 +43,17 @@ def chirp_tone(rng, num_samples, rate_hz):
   return np.resize(_fade(sweep, rate_hz), num_samples)
 
 
-def white_noise(rng, num_samples, rate_hz):
+def white_noise(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """The same power in every hertz."""
   del rate_hz
   return rng.normal(size=num_samples)
 
 
-def pink_noise(rng, num_samples, rate_hz):
+def pink_noise(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """The same power in every octave: white noise divided by sqrt(frequency)."""
   spectrum = np.fft.rfft(rng.normal(size=num_samples))
   hz = np.fft.rfftfreq(num_samples, 1 / rate_hz)
@@ -54,7 +62,9 @@ def pink_noise(rng, num_samples, rate_hz):
   return np.fft.irfft(spectrum, num_samples)
 
 
-def buzzer(rng, num_samples, rate_hz):
+def buzzer(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """A square wave of 100 to 250 Hz, on and off in long pushes."""
   time = np.arange(num_samples) / rate_hz
   wave = scipy.signal.square(2 * np.pi * rng.uniform(100, 250) * time)
@@ -63,7 +73,9 @@ def buzzer(rng, num_samples, rate_hz):
   )
 
 
-def dtmf_dialling(rng, num_samples, rate_hz):
+def dtmf_dialling(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """Random digits of the twelve-key pad.
 
   Reference: ITU-T Q.23 (frequencies), Q.24 (at least 40 ms on, 40 ms off).
@@ -77,20 +89,26 @@ def dtmf_dialling(rng, num_samples, rate_hz):
   return out
 
 
-def dial_tone(rng, num_samples, rate_hz):
+def dial_tone(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """350 and 440 Hz without a break: the North American precise tone plan."""
   del rng
   return _tones((350, 440), num_samples, rate_hz)
 
 
-def busy_signal(rng, num_samples, rate_hz):
+def busy_signal(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """480 and 620 Hz, 0.5 s on, 0.5 s off: the same plan."""
   tones = _tones((480, 620), num_samples, rate_hz)
   return tones * _cadence(rng, num_samples, rate_hz, on=0.5, off=0.5)
 
 
-def siren(rng, num_samples, rate_hz):
-  """A wail: pitch goes up and down between 600 and 1500 Hz in 1.5 to 4 s."""
+def siren(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
+  """A wail: pitch goes from 550-700 to 1200-1600 Hz and back in 1.5 to 4 s."""
   time = np.arange(num_samples) / rate_hz
   cycle = np.sin(2 * np.pi * (time / rng.uniform(1.5, 4) + rng.uniform()))
   low_hz, high_hz = rng.uniform(550, 700), rng.uniform(1200, 1600)
@@ -99,7 +117,9 @@ def siren(rng, num_samples, rate_hz):
   return sum(np.sin(k * phase) / k for k in (1, 2, 3))
 
 
-def smoke_alarm(rng, num_samples, rate_hz):
+def smoke_alarm(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """Three beeps of 0.5 s at about 3.1 kHz, then a pause of 1.5 s.
 
   Reference: the temporal-three pattern of ISO 8201.
@@ -109,7 +129,9 @@ def smoke_alarm(rng, num_samples, rate_hz):
   return tone * np.where(step < 2.5, _gate(step % 1.0, 0.5), 0.0)
 
 
-def tick(rng, num_samples, rate_hz):
+def tick(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """A clock: a short ringing tick, two to five times a second, regularly."""
   length = round(0.03 * rate_hz)
   time = np.arange(length) / rate_hz
@@ -123,7 +145,9 @@ def tick(rng, num_samples, rate_hz):
   return out
 
 
-def mains_hum(rng, num_samples, rate_hz):
+def mains_hum(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """50 or 60 Hz and its harmonics, strongest at twice the mains."""
   mains_hz = rng.choice([50, 60])
   strength = (0.5, 1, 0.3, 0.5, 0.1, 0.2, 0.05, 0.1)
@@ -133,7 +157,9 @@ def mains_hum(rng, num_samples, rate_hz):
   )
 
 
-def clicking(rng, num_samples, rate_hz):
+def clicking(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """Single clicks of a millisecond of noise at random moments."""
   length = round(1e-3 * rate_hz)
   out = np.zeros(num_samples)
@@ -143,7 +169,9 @@ def clicking(rng, num_samples, rate_hz):
   return out
 
 
-def static(rng, num_samples, rate_hz):
+def static(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """Radio static: hiss that comes and goes, with dense crackle on it."""
   knots = rng.uniform(0, 1, size=2 + 12 * num_samples // rate_hz) ** 3
   level = np.interp(
@@ -155,7 +183,9 @@ def static(rng, num_samples, rate_hz):
   return level * rng.normal(size=num_samples) + 6 * crackle
 
 
-def reversing_beeps(rng, num_samples, rate_hz):
+def reversing_beeps(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """A 1.0 to 1.4 kHz beep, half a second on and half off, with overtones.
 
   Reference: SAE J994, the back-up alarm.
@@ -165,7 +195,9 @@ def reversing_beeps(rng, num_samples, rate_hz):
   return tone * _cadence(rng, num_samples, rate_hz, on=0.5, off=0.5)
 
 
-def rumble(rng, num_samples, rate_hz):
+def rumble(
+  rng: np.random.Generator, num_samples: int, rate_hz: int
+) -> np.ndarray:
   """Noise below 150 Hz, as of something heavy and far away."""
   low_pass = scipy.signal.butter(
     4, rng.uniform(80, 150), fs=rate_hz, output="sos"

@@ -12,7 +12,11 @@ from tf_audioset import data
 
 
 def convert(
-  tagger, *, min_samples: int, padding: str, int8_weights: bool = False
+  tagger: tf.keras.Model,
+  *,
+  min_samples: int,
+  padding: str,
+  int8_weights: bool = False,
 ) -> bytes:
   """Converts a tagger.
 

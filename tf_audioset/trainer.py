@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import tensorflow as tf
 
 from tf_audioset import optimization, randomness
@@ -66,7 +68,9 @@ class Trainer:
       self._bad_records = on_device(0)
 
   @tf.function
-  def train(self, iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
+  def train(
+    self, iterator: Iterator, num_steps: tf.Tensor
+  ) -> dict[str, tf.Tensor]:
     """Makes `num_steps` updates; nothing leaves the device in between.
 
     Args:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import gin
 import numpy as np
@@ -36,7 +36,7 @@ from tf_audioset import (
   storage,
   trainer,
 )
-from tf_audioset import tagger as tagger_lib  # noqa: F401
+from tf_audioset import tagger as tagger_lib
 from tf_audioset.models import convnext, efficientnet, resnet  # noqa: F401
 
 # Folder of the work directory.
@@ -53,9 +53,11 @@ def train(
   *,
   profile_steps: tuple[int, int] | None = None,
   data_workers: Sequence[str] = (),
-  model=gin.REQUIRED,
-  optimizer=gin.REQUIRED,
-  schedule=gin.REQUIRED,
+  model: Callable[..., tagger_lib.Tagger] = gin.REQUIRED,
+  optimizer: Callable[..., optimization.Optimizer] = gin.REQUIRED,
+  schedule: Callable[
+    ..., tf.keras.optimizers.schedules.LearningRateSchedule
+  ] = gin.REQUIRED,
   pipeline: data.Pipeline = gin.REQUIRED,
   base_learning_rate: float = gin.REQUIRED,
   global_batch_size: int = gin.REQUIRED,
@@ -372,9 +374,9 @@ def build(
   *,
   num_classes: int,
   steps_per_epoch: int,
-  model,
-  optimizer,
-  schedule,
+  model: Callable[..., tagger_lib.Tagger],
+  optimizer: Callable[..., optimization.Optimizer],
+  schedule: Callable[..., tf.keras.optimizers.schedules.LearningRateSchedule],
   pipeline: data.Pipeline,
   base_learning_rate: float,
   global_batch_size: int,
@@ -383,7 +385,7 @@ def build(
   clip_norm: float | None = None,
   accumulate_steps: int = 1,
   precision: str = "float32",
-):
+) -> tuple[trainer.Trainer, tagger_lib.Tagger, optimization.Optimizer]:
   """Makes what trains; the arguments are as in `train`.
 
   Returns:
@@ -491,7 +493,7 @@ def export_checkpoint(
   directory: str,
   *,
   workdir: str,
-  model,
+  model: Callable[..., tagger_lib.Tagger],
   classes: labels.ClassList,
   pipeline: data.Pipeline,
   **options,
@@ -525,8 +527,11 @@ def export_checkpoint(
 
 
 def restored_tagger(
-  path: str, model, num_classes: int, pipeline: data.Pipeline
-):
+  path: str,
+  model: Callable[..., tagger_lib.Tagger],
+  num_classes: int,
+  pipeline: data.Pipeline,
+) -> tagger_lib.Tagger:
   """The `Tagger` of a checkpoint; see `export_checkpoint`."""
   tagger = _make_tagger(model, num_classes, pipeline.crop_samples)
   try:

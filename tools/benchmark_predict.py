@@ -3,12 +3,12 @@
 
   python tools/benchmark_predict.py --saved_model DIR FILE...
 
-FILE is as for tools/predict.py. Measured in turn, the best of the rounds: the
-decoding alone, with predict's threads; the model alone, on the same batches,
-decoded before (which holds all of them in memory, 230 MB an hour); both as
-predict does them, in this process, after a first round that is not measured;
-and the command itself. Its start-up (imports, loading the model) is told apart,
-its first batches are not: they are slower than those that follow.
+FILE is an audio file, a folder or a pattern. Measured in turn, the best of the
+rounds: the decoding alone, with predict's threads; the model alone, on the same
+batches, decoded before (which holds all of them in memory, 230 MB an hour);
+both as predict does them, in this process, after a first round that is not
+measured; and the command itself. Its start-up (imports, loading the model) is
+told apart, its first batches are not: they are slower than those that follow.
 """
 
 from __future__ import annotations

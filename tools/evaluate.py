@@ -62,8 +62,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   "train_split",
   "train",
-  "Whose clips of each class the report shows. All of it is read for that; "
-  "empty: not shown.",
+  "Whose clips of each class the report shows; all of it is read for that if "
+  "there is no table of its clips. Empty: not shown.",
 )
 flags.DEFINE_string(
   "compare",

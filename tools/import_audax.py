@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a checkpoint of audax into a SavedModel and a starting point.
+r"""Turns a checkpoint of audax into a SavedModel and a starting point.
 
   python tools/import_audax.py --checkpoint FILE --model efficientnet_b0 \
       --saved_model DIR [--checkpoint_out DIR]

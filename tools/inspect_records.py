@@ -38,6 +38,8 @@ _MIN_PLOT_SAMPLES = 400  # A window of the log-mel.
 def main(arguments: list[str]) -> int:
   if len(arguments) > 1:
     raise ValueError(f"one folder at a time, not {len(arguments)}.")
+  if FLAGS.plot is not None:
+    cli.check_matplotlib("--plot")
   # Imported late: a mistake in the flags is answered at once.
   from tf_audioset import prepared
 

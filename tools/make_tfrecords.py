@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labelled audio files to TFRecord shards: one split in one call.
 
-Takes one of
+  python tools/make_tfrecords.py --output_dir=DIR --split=SPLIT FLAGS
+
+FLAGS say what to read:
 
   AudioSet's form:   --segments_csv --class_labels_csv --audio_dir
   a manifest:        --manifest_csv --labels_map [--labels_delim ,]
   a folder a class:  --class_dirs
 
-and writes SPLIT-?????-of-?????.tfrecord, SPLIT.index.npz, SPLIT.clips.npz,
+It writes SPLIT-?????-of-?????.tfrecord, SPLIT.index.npz, SPLIT.clips.npz,
 dataset_info.json, audit.json and audit.txt to --output_dir. Call it again with
 another --split to add that one. Stopped at any moment, the same call goes on.
 

@@ -24,6 +24,7 @@ flags.DEFINE_string("output", None, "The picture to write: .png, .pdf, .svg.")
 
 
 def main(workdirs: list[str]) -> None:
+  cli.check_matplotlib("a picture")
   # Imported late: a mistake in the flags is answered at once.
   import matplotlib
 

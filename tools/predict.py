@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
 import json
 import os
 import pathlib
@@ -98,10 +97,8 @@ def main(arguments: list[str]) -> int:
   files = audio.find_files(arguments)
   if FLAGS.png_dir or FLAGS.audacity_dir:
     _check_names(files)
-  if FLAGS.png_dir and not importlib.util.find_spec("matplotlib"):
-    raise ValueError(
-      "--png_dir needs matplotlib: pip install 'tf_audioset[plot]'."
-    )
+  if FLAGS.png_dir:
+    cli.check_matplotlib("--png_dir")
   # Read by oneDNN when it first computes: a model's weights do not change here,
   # and are kept in the order that it computes in.
   os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")

@@ -5,9 +5,9 @@ r"""Tags audio files with a model that TensorFlow Serving serves.
   python tools/serve_client.py --rest --host HOST:8501 --model NAME FILE...
   python tools/serve_client.py --host HOST:8500 --load 1000 --concurrency 8 FILE
 
-FILE is as for tools/predict.py, and so is what is printed: a line a class of
-file, score and name, with tabs between. gRPC needs the package
-tensorflow-serving-api (pip install 'tf_audioset[serving]').
+FILE is an audio file, a folder or a pattern, as for tools/predict.py. Printed
+is a line a class: file, score and name, with tabs between. gRPC needs the
+package tensorflow-serving-api (pip install 'tf_audioset[serving]').
 """
 
 from __future__ import annotations

@@ -78,7 +78,10 @@ class ConvNeXt(tf.keras.Model):
     self.embedding_size = channels_a_stage[-1]
 
   def call(
-    self, features: tf.Tensor, training: bool = False, seed=None
+    self,
+    features: tf.Tensor,
+    training: bool = False,
+    seed: tf.Tensor | None = None,
   ) -> tf.Tensor:
     """Computes the embedding.
 

@@ -47,7 +47,7 @@ class Conv2D(weights.FullPrecision, tf.keras.layers.Conv2D):
 
 
 def normed(
-  convolution,
+  convolution: tf.keras.layers.Layer,
   norm: tf.keras.layers.BatchNormalization,
   x: tf.Tensor,
   training: bool,

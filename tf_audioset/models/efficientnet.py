@@ -57,8 +57,8 @@ class EfficientNet(tf.keras.Model):
 
     Args:
       variant: "b0" to "b7".
-      stochastic_depth_rate: Rate of the last block; the first has 0, and those
-        between are on a line.
+      stochastic_depth_rate: Rates are on a line that begins with 0 at the first
+        block and would reach this one block after the last, as the authors'.
       se_bias: Whether the squeeze-and-excitation convolutions have a bias.
       batch_norm_momentum: Share of the old running statistics that stays.
       batch_norm_epsilon: Added to the variance.
@@ -101,7 +101,10 @@ class EfficientNet(tf.keras.Model):
     self.head_norm = tf.keras.layers.BatchNormalization(**norm)
 
   def call(
-    self, features: tf.Tensor, training: bool = False, seed=None
+    self,
+    features: tf.Tensor,
+    training: bool = False,
+    seed: tf.Tensor | None = None,
   ) -> tf.Tensor:
     """Computes the embedding.
 

@@ -68,7 +68,10 @@ class ResNet(tf.keras.Model):
     self.embedding_size = in_channels
 
   def call(
-    self, features: tf.Tensor, training: bool = False, seed=None
+    self,
+    features: tf.Tensor,
+    training: bool = False,
+    seed: tf.Tensor | None = None,
   ) -> tf.Tensor:
     """Computes the embedding.
 

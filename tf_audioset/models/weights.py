@@ -59,6 +59,6 @@ def are_kept() -> bool:
 class FullPrecision(tf.keras.layers.Layer):
   """A layer that is given its weights in float32, and casts them itself."""
 
-  def add_weight(self, *args, **kwargs):
+  def add_weight(self, *args, **kwargs) -> tf.Variable:
     """As Keras's, which otherwise would cast them."""
     return super().add_weight(*args, experimental_autocast=False, **kwargs)
