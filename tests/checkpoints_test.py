@@ -3,6 +3,7 @@
 
 import resource
 import shutil
+import tempfile
 
 import pytest
 import tensorflow as tf
@@ -160,11 +161,15 @@ def test_a_folder_that_vanishes_is_made_again(tmp_path):
   assert _restored(tmp_path / "deep") == 10
 
 
-def test_the_other_workers_leave_no_file(tmp_path):
-  _save(tmp_path, [10])
-  before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-  _, managed = _managed(tmp_path, is_chief=False)
-  assert managed.restore() == str(tmp_path / "ckpt-10")
+def test_the_other_workers_leave_no_file(tmp_path, monkeypatch):
+  folder, scratch = tmp_path / "checkpoints", tmp_path / "scratch"
+  scratch.mkdir()
+  monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+  _save(folder, [10])
+  before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+  _, managed = _managed(folder, is_chief=False)
+  assert managed.restore() == str(folder / "ckpt-10")
   managed.save(20)
-  assert managed.newest == str(tmp_path / "ckpt-10")
-  assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+  assert managed.newest == str(folder / "ckpt-10")
+  assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+  assert not list(scratch.iterdir())

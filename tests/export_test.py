@@ -94,6 +94,39 @@ def test_scores_equal_the_models(exported, loaded, batch, num_samples):
   np.testing.assert_allclose(embedding, exported[0].embed(padded), atol=1e-4)
 
 
+def test_more_clips_than_a_request_may_have_are_scored_in_parts(
+  loaded, monkeypatch
+):
+  waveform = _waveform(5, 16000)
+  expected = loaded.score(waveform)
+  monkeypatch.setattr(export, "MAX_SECONDS", 2)
+  for got, values in zip(loaded.score(waveform), expected):
+    np.testing.assert_allclose(got, values, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_shape", [(361, 160000), (1, 601 * 16000)])
+def test_a_batch_longer_than_a_request_may_be_is_not_exported(
+  exported, tmp_path, batch_shape
+):
+  with pytest.raises(ValueError, match="a clip may have 600 s and all of them"):
+    export.export(
+      exported[0],
+      str(tmp_path / "1"),
+      classes=_CLASSES,
+      min_samples=_MIN_SAMPLES,
+      padding="repeat",
+      batch_shape=batch_shape,
+    )
+
+
+def test_an_export_that_is_cut_off_is_told(exported, tmp_path):
+  shutil.copytree(exported[1], tmp_path / "1")
+  (weights,) = (tmp_path / "1" / "variables").glob("variables.data*")
+  weights.write_bytes(weights.read_bytes()[:-100])
+  with pytest.raises(ValueError, match=f"{tmp_path}/1 is broken: Read less"):
+    export.ExportedTagger(str(tmp_path / "1"))
+
+
 def _expected(exported, waveform):
   """Scores of the model, not of its export."""
   padded = data.pad(tf.constant(waveform, tf.float32), _MIN_SAMPLES, "repeat")

@@ -61,6 +61,23 @@ def test_scores_are_probabilities():
   )
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_clip_without_a_label_has_no_gradient(smoothing, jit_compile):
+  targets = np.eye(7)[[0, 3, 3, 6, 2]]
+  smooth = targets * (1 - smoothing) + smoothing / 7
+  expected = scipy.special.softmax(_LOGITS, axis=1) - smooth
+  targets[1] = expected[1] = 0
+
+  @tf.function(jit_compile=jit_compile)
+  def gradient(logits):
+    loss = losses.MultiClass(smoothing)
+    return tf.gradients(loss(tf.constant(targets, tf.float32), logits), logits)
+
+  (actual,) = gradient(tf.constant(_LOGITS, tf.float32))
+  np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("loss", [losses.MultiLabel, losses.MultiClass])
 def test_a_smoothing_of_everything_is_refused(loss):
   with pytest.raises(ValueError, match=f"{loss.__name__}.*is 1.0"):

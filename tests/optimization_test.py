@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedule and AdamW against optax's values."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -206,6 +208,24 @@ def test_lamb_equals_numpy():
         update *= np.linalg.norm(p) / np.linalg.norm(update)
       p = p - rate * update
     np.testing.assert_allclose(actual[name], p, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    optimization.sgd,
+    functools.partial(optimization.lamb, weight_decay=0.1),
+    functools.partial(optimization.adamw, weight_decay=0.1),
+    functools.partial(
+      optimization.adamw, weight_decay=0.1, implementation="keras"
+    ),
+  ],
+)
+def test_the_learning_rate_of_any_step_is_the_schedules(make):
+  kept = []
+  _trajectory(lambda: kept.append(make(_rate())) or kept[0])
+  rates = [float(optimization.learning_rate(kept[0], i)) for i in range(3)]
+  assert rates == pytest.approx([0.1, 0.02, 0.05])
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

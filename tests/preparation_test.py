@@ -346,6 +346,33 @@ def test_nothing_readable_is_an_error_that_is_audited(tmp_path):
   assert not list((tmp_path / "out").glob(".*"))
 
 
+def test_where_nothing_is_readable_a_split_and_its_audit_stay(tmp_path):
+  _prepare(_clips(tmp_path / "in", 3), tmp_path / "out")
+  before = _contents(tmp_path / "out")
+  lost = [clip_lists.Clip(n, str(tmp_path / "none"), (0,)) for n in "ab"]
+  with pytest.raises(ValueError, match=r"\(2 missing\).* stays, and its audit"):
+    _prepare(lost, tmp_path / "out")
+  assert _contents(tmp_path / "out") == before
+
+
+def test_a_split_that_is_prepared_meanwhile_stays(tmp_path, monkeypatch):
+  clips = _clips(tmp_path / "in", 3)
+  write = prepared.ClipTable.write
+
+  def write_late(table, path):
+    monkeypatch.setattr(prepared.ClipTable, "write", write)
+    _prepare(clips[:1], tmp_path / "out", split="eval")
+    write(table, path)
+
+  monkeypatch.setattr(prepared.ClipTable, "write", write_late)
+  _prepare(clips[1:], tmp_path / "out")
+  info = prepared.read_dataset_info(str(tmp_path / "out"))
+  assert {n: s.num_clips for n, s in info.splits.items()} == {
+    "train": 2,
+    "eval": 1,
+  }
+
+
 @pytest.mark.parametrize("change", ["classes", "codec", "clip_seconds"])
 def test_splits_of_one_folder_are_of_one_kind(tmp_path, change):
   clips = _clips(tmp_path / "in", 3)

@@ -121,10 +121,10 @@ def test_two_workers_train_together_and_only_the_chief_writes(
       s.bind(("127.0.0.1", 0))
     workers = [f"127.0.0.1:{s.getsockname()[1]}" for s in (first, second)]
 
-  def run(name):
+  def run(*names):
     return [
       command.Started(
-        _arguments(folder, name),
+        _arguments(folder, names[i % len(names)]),
         variables={
           "TF_CONFIG": json.dumps(
             {
@@ -160,6 +160,11 @@ def test_two_workers_train_together_and_only_the_chief_writes(
     for run_ in (folder / "workers", undisturbed)
   ]
   assert rates[0] == rates[1]
+  # With a work directory each, of which the other's is empty.
+  for process in run("workers", "elsewhere"):
+    done = process.wait()
+    assert done.returncode == 2
+    assert "not all workers found the same checkpoint" in done.stderr
   for process in run("uninterrupted"):
     done = process.wait()
     assert done.returncode == 0, done.stderr

@@ -213,6 +213,40 @@ def test_no_server_and_no_answer_in_time_are_unavailable():
   silent.server_close()
 
 
+@pytest.mark.parametrize(
+  "answer", [b"<html>", b"{}", b"[1]", b'{"outputs": 1}']
+)
+def test_what_is_no_model_server_is_told(answer):
+  class Other(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+      self.send_response(200)
+      self.end_headers()
+      self.wfile.write(answer)
+
+    def log_message(self, *_):
+      pass
+
+  other = http.server.ThreadingHTTPServer(("localhost", 0), Other)
+  threading.Thread(target=other.serve_forever, daemon=True).start()
+  connection = serving.Rest(
+    f"localhost:{other.server_port}", model="tagger", timeout_seconds=9
+  )
+  with pytest.raises(serving.ServingError, match="is not TF Serving"):
+    connection.predict("classes", {})
+  other.shutdown()
+  other.server_close()
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_a_class_list_of_another_model_is_refused(server, num_classes):
+  served = serving.ServedTagger(
+    _connect(server, serving.Rest),
+    classes=labels.ClassList.from_names([f"c{i}" for i in range(num_classes)]),
+  )
+  with pytest.raises(serving.ServingError, match=f"3 cl.* list {num_classes}:"):
+    served.score(_noise(1, 8000))
+
+
 def test_a_missing_package_is_told(monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
   with pytest.raises(ValueError, match="needs the package tensorflow-serving"):

@@ -97,6 +97,7 @@ def test_the_log_and_the_work_directory_are_complete(trained):
   best = max(validations, key=lambda row: row["mAP"])
   assert summary["best_mAP"] == pytest.approx(best["mAP"], abs=1e-6)
   assert summary["best_step"] == best["step"]
+  assert summary["step"] == 12
   assert f"ckpt-{best['step']}." in str(list((run / "best").iterdir()))
   assert summary["packages"]["tensorflow"] == tf.__version__
   assert 0 < summary["wall_seconds"] < 600
@@ -403,7 +404,11 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("UNUSED = 3", "nothing uses UNUSED"),
     ("ConvNeXt.variant = 'tiny'", "nothing uses ConvNeXt.variant"),
     ("train.validation_split = 'test'", "no split 'test'"),
-    ("train.num_epochs = 0", "num_epochs is 0; it must be at least 1"),
+    ("train.num_epochs = 0", "num_epochs is 0; it must be .* at least 1"),
+    ("train.num_epochs = 1.5", "num_epochs is 1.5; .* whole number"),
+    ("train.steps_per_loop = 2.0", "steps_per_loop is 2.0; .* whole number"),
+    ("train.clip_norm = 0.0", "clip_norm is 0.0; it must be above 0"),
+    ("Tagger.dropout_rate = 40", "Tagger.dropout_rate is 40; allowed is 0"),
     (
       "train.accumulate_steps = 3",
       "8, does not divide by the 1 replicas times",
@@ -411,8 +416,8 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("ResNet.depth = 19", "depth is 19"),
     ("Mixup.alpha = -1", "alpha is -1"),
     ("Pipeline.padding = 'mirror'", "'mirror'"),
-    ("train.holdout_percent = 100", "is 100, allowed is 0 to 99"),
-    ("train.training_percent = 0", "is 0, allowed is 1 to 100"),
+    ("train.holdout_percent = 100", "is 100; it must be .*, 0 to 99"),
+    ("train.training_percent = 0", "is 0; it must be .*, 1 to 100"),
     ("train.precision = 'float16'", "'float16'.*mixed_bfloat16"),
     ("train.initial_checkpoint = 'none'", "none: no weights to start from"),
     ("MultiLabel.label_smoothing = 2", "label_smoothing is 2"),
@@ -433,10 +438,25 @@ def test_a_mistake_in_the_configuration_is_refused(
   assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(
+  trained, tmp_path
+):
+  config.load(["gin/quickstart.gin"], _SMALL)
+  for name in ("run[1]", "run\\1"):
+    with pytest.raises(ValueError, match="cannot read checkpoints whose path"):
+      training.train(
+        distribution.strategy(None),
+        str(trained[0] / "records"),
+        str(tmp_path / name),
+      )
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
   ("binding", "message"),
   [
-    ("train.num_epochs = 'two'", "a value of train in gin?"),
+    ("train.base_learning_rate = 'two'", "a value of train in gin?"),
+    ("train.num_epochs = 'two'", "num_epochs is 'two'; it must be"),
     ("wrong/Tagger.dropout_rate = 0.1", "nothing uses wrong/Tagger"),
     ("train.schedule = @gin.REQUIRED", "gin"),
   ],

@@ -47,22 +47,15 @@ class Checkpoints:
         saving needs all of them, in a folder that is thrown away.
     """
     self._checkpoint = checkpoint
-    self._scratch = None if is_chief else tempfile.TemporaryDirectory()
+    self._is_chief = is_chief
     if is_chief:
       _mend_list(folder)
-    self._readable_manager = tf.train.CheckpointManager(
-      checkpoint, folder, keep
-    )
-    self._manager = self._readable_manager
-    if not is_chief:
-      self._manager = tf.train.CheckpointManager(
-        checkpoint, self._scratch.name, 1
-      )
+    self._manager = tf.train.CheckpointManager(checkpoint, folder, keep)
 
   @property
   def newest(self) -> str | None:
     """Path of the newest, or None; unless `is_chief`, of what it found."""
-    return self._readable_manager.latest_checkpoint
+    return self._manager.latest_checkpoint
 
   def restore(self) -> str | None:
     """Restores the newest that can be read.
@@ -73,7 +66,7 @@ class Checkpoints:
     Raises:
       ValueError: If it does not fit, or there are some and none can be read.
     """
-    paths = list(reversed(self._readable_manager.checkpoints))
+    paths = list(reversed(self._manager.checkpoints))
     for path in paths:
       problem = _check(path)
       if problem:
@@ -105,7 +98,7 @@ class Checkpoints:
         # Saving adds 1. TensorFlow would count the savings, which a stop or a
         # second try add to, and no two runs would end alike.
         self._checkpoint.save_counter.assign(step - 1)
-        self._manager.save(step)
+        self._write(step)
         return
       except (tf.errors.OpError, OSError) as e:
         self._remove_rest(step)
@@ -123,8 +116,17 @@ class Checkpoints:
       )
       time.sleep(wait_seconds)
 
+  def _write(self, step: int) -> None:
+    if self._is_chief:
+      self._manager.save(step)
+      return
+    with tempfile.TemporaryDirectory() as folder:
+      tf.train.CheckpointManager(self._checkpoint, folder, 1).save(step)
+
   def _remove_rest(self, step: int) -> None:
     """Deletes what a failed write left, which may be what fills the disk."""
+    if not self._is_chief:
+      return
     folder = self._manager.directory
     with contextlib.suppress(tf.errors.OpError):
       for path in tf.io.gfile.glob(os.path.join(folder, f"ckpt-{step}[._]*")):

@@ -76,6 +76,13 @@ def shipped_gin_files() -> list[str]:
   return [f"gin/{name}" for name in sorted(names)]
 
 
+def check_share(name: str, value: float) -> float:
+  """The value; a ValueError that names it unless 0 <= value < 1."""
+  if not 0 <= value < 1:
+    raise ValueError(f"{name} is {value}; allowed is 0 <= x < 1.")
+  return value
+
+
 def check_all_used() -> None:
   """Refuses bindings that nothing read, once everything has been built.
 

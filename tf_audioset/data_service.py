@@ -14,9 +14,15 @@ is one such process: it prints its address and ends when its stdin does.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+
+if __name__ == "__main__":
+  # A cluster sends SIGTERM to all processes of a job; the training process goes
+  # on for some steps, and ends this one. Before TensorFlow, which takes long.
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 import tensorflow as tf
 

@@ -122,6 +122,20 @@ def any_process(strategy: tf.distribute.Strategy, value: bool) -> bool:
   return bool(strategy.reduce("SUM", values, axis=None) > 0)
 
 
+def is_same_in_all(strategy: tf.distribute.Strategy, value: int) -> bool:
+  """Whether `value` is the same in all processes of the run."""
+  if not has_peers(strategy):
+    return True
+  values = strategy.experimental_distribute_values_from_function(
+    lambda _: tf.constant(value, tf.int64)
+  )
+  total = int(strategy.reduce("SUM", values, axis=None))
+  # It is the mean in one that differs from another only if not in that one.
+  return not any_process(
+    strategy, total != value * strategy.num_replicas_in_sync
+  )
+
+
 def is_remote(strategy: tf.distribute.Strategy) -> bool:
   """Whether the hosts of a TPU are other machines: a TPU node, or a pod.
 

@@ -77,9 +77,20 @@ def export(
       there as well.
 
   Raises:
-    ValueError: If `directory` holds anything but a SavedModel.
+    ValueError: If `directory` holds anything but a SavedModel, or a batch is
+      longer than a request may be.
   """
+  batch_size, num_samples = batch_shape
+  if (
+    num_samples > MAX_CLIP_SECONDS * records.SAMPLE_RATE_HZ
+    or batch_size * num_samples > MAX_SECONDS * records.SAMPLE_RATE_HZ
+  ):
+    raise ValueError(
+      f"batched of {batch_size} clips of {num_samples} samples: a clip may "
+      f"have {MAX_CLIP_SECONDS} s and all of them {MAX_SECONDS} s."
+    )
   directory = directory.rstrip("/")
+  storage.check_no_pattern(directory)
   storage.check_bucket(directory)
   _refuse_other_files(directory)
   module = tf.Module(name="tagger")
@@ -103,8 +114,6 @@ def export(
   )
   def score(waveform):
     return outputs(data.pad(_checked(waveform), min_samples, padding))
-
-  batch_size, num_samples = batch_shape
 
   @tf.function(
     autograph=False,
@@ -149,7 +158,7 @@ def export(
       "validation": validation,
       "thresholds": thresholds,
     }
-    (folder / "tagger.json").write_text(json.dumps(about, indent=1) + "\n")
+    (folder / "tagger.json").write_text(storage.to_json(about, 1) + "\n")
     if config_gin:
       (folder / "config.gin").write_text(config_gin, encoding="utf-8")
     module.files = [
@@ -434,8 +443,17 @@ class ExportedTagger:
     Returns:
       scores float32 [batch, num_classes] and embedding float32 [batch, size].
     """
-    result = self._score(waveform=tf.constant(waveform, tf.float32))
-    return result["scores"].numpy(), result["embedding"].numpy()
+    # No more at once than a request may have.
+    num_samples = max(waveform.shape[1], 1)
+    num = max(MAX_SECONDS * self.sample_rate_hz // num_samples, 1)
+    results = [
+      self._score(waveform=tf.constant(waveform[i : i + num], tf.float32))
+      for i in range(0, len(waveform), num)
+    ]
+    return tuple(
+      np.concatenate([result[name].numpy() for result in results])
+      for name in ("scores", "embedding")
+    )
 
   def pad(self, waveform: np.ndarray) -> np.ndarray:
     """float32 [num_samples] as the model pads it, so that batches can be made.
@@ -573,6 +591,8 @@ def _load(directory: str):
   logging.set_verbosity(logging.ERROR)
   try:
     return tf.saved_model.load(directory)
+  except IndexError as e:  # What TensorFlow makes of a file that ends early.
+    raise ValueError(f"{directory} is broken: {e}") from e
   finally:
     logging.set_verbosity(level)
 

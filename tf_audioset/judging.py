@@ -139,7 +139,9 @@ class Judgement:
     """
     mine, others = self._result.averages(), other._result.averages()
     draws, other_draws = self._resampled.averages(), other._resampled.averages()
-    differences = {name: float(mine[name] - others[name]) for name in mine}
+    with np.errstate(invalid="ignore"):  # Both d' may be infinite.
+      differences = {name: float(mine[name] - others[name]) for name in mine}
+      resampled = {name: draws[name] - other_draws[name] for name in mine}
     ap = self._result.average_precision, other._result.average_precision
     low, high = metrics.interval(
       ap[0] - ap[1],
@@ -149,7 +151,7 @@ class Judgement:
       {
         **differences,
         "intervals": {
-          name: _interval(value, draws[name] - other_draws[name])
+          name: _interval(value, resampled[name])
           for name, value in differences.items()
         },
       },

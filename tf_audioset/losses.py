@@ -10,6 +10,8 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
+from tf_audioset import config
+
 
 @gin.register
 class MultiLabel:
@@ -24,7 +26,9 @@ class MultiLabel:
     Raises:
       ValueError: If it is not in [0, 1).
     """
-    self._smoothing = _checked(label_smoothing, "MultiLabel")
+    self._smoothing = config.check_share(
+      "MultiLabel.label_smoothing", label_smoothing
+    )
 
   def __call__(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """The loss of each clip.
@@ -63,24 +67,21 @@ class MultiClass:
     Raises:
       ValueError: If it is not in [0, 1).
     """
-    self._smoothing = _checked(label_smoothing, "MultiClass")
+    self._smoothing = config.check_share(
+      "MultiClass.label_smoothing", label_smoothing
+    )
 
   def __call__(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The loss of each clip; see `MultiLabel`. 0 for one without a label."""
-    labels = tf.reduce_sum(targets, axis=-1, keepdims=True)
-    targets = tf.math.divide_no_nan(targets, labels)
-    uniform = tf.math.divide_no_nan(labels, labels) / logits.shape[-1]
-    targets = targets * (1 - self._smoothing) + uniform * self._smoothing
-    return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    """The loss of each clip; see `MultiLabel`. One without a label has none."""
+    num_labels = tf.reduce_sum(targets, axis=-1)
+    targets = tf.math.divide_no_nan(targets, num_labels[..., tf.newaxis])
+    targets = targets * (1 - self._smoothing)
+    targets += self._smoothing / logits.shape[-1]
+    loss = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    # Of targets that are all 0 the loss is 0, but TensorFlow's gradient of it,
+    # for which they have the sum 1, is not.
+    return tf.where(num_labels > 0, loss, 0.0)
 
   def log_scores(self, logits: tf.Tensor) -> tf.Tensor:
     """float32 [batch, num_classes]: log of probabilities whose sum is 1."""
     return tf.nn.log_softmax(logits)
-
-
-def _checked(label_smoothing: float, owner: str) -> float:
-  if not 0 <= label_smoothing < 1:
-    raise ValueError(
-      f"{owner}.label_smoothing is {label_smoothing}; allowed is 0 <= x < 1."
-    )
-  return label_smoothing

@@ -336,6 +336,15 @@ def apply_summed_gradients(
     optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
 
 
+def learning_rate(optimizer: Optimizer, step: tf.Tensor) -> tf.Tensor:
+  """float32 scalar: that of the update from `step` (from 0) to `step` + 1."""
+  rate = optimizer.learning_rate
+  if not isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
+    # The public one is a variable, with the rate of the last update.
+    rate = optimizer._learning_rate
+  return tf.cast(rate(step) if callable(rate) else rate, tf.float32)
+
+
 def create_slots(
   optimizer: Optimizer, variables: Sequence[tf.Variable]
 ) -> None:

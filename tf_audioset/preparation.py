@@ -12,6 +12,7 @@ get their names, and the split appears in dataset_info.json.
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import concurrent.futures.process
 import contextlib
@@ -153,11 +154,20 @@ def prepare(
   _mark_duplicate_audio(rows, outcomes, others)
   of_split = audit.of_rows(rows, classes, options.drop)
   if not of_split["written"]:
-    audit.write(output_dir, split, of_split)
     _remove(parts)
+    message = f"none of the {len(clips)} clips can be written"
+    if known and split in known.splits:
+      reasons = collections.Counter(
+        audit.why_left_out(row.problems, options.drop) for row in rows
+      )
+      counts = ", ".join(f"{n} {name}" for name, n in reasons.items())
+      raise ValueError(
+        f"{message} ({counts}); the split {split} as it was prepared before "
+        "stays, and its audit."
+      )
+    audit.write(output_dir, split, of_split)
     raise ValueError(
-      f"none of the {len(clips)} clips can be written; see "
-      f"{os.path.join(output_dir, audit.TEXT_FILE)}."
+      f"{message}; see {os.path.join(output_dir, audit.TEXT_FILE)}."
     )
   _publish(classes, output_dir, split, options, shards, accounts)
   audit.write(output_dir, split, of_split)
@@ -461,17 +471,8 @@ def _mark_duplicate_audio(rows, outcomes, others) -> None:
 
 def _publish(classes, output_dir, split, options, shards, accounts) -> None:
   """Gives the shards their names and puts the split into the description."""
-  known = _known_info(classes, output_dir, options)  # Perhaps changed.
-  info = prepared.DatasetInfo(
-    sample_rate_hz=records.SAMPLE_RATE_HZ,
-    clip_seconds=options.clip_seconds,
-    codec=options.codec,
-    classes=classes,
-    splits=dict(known.splits) if known else {},
-  )
-  if info.splits.pop(split, None):
-    # While its shards are exchanged, the split is not there at all.
-    prepared.write_dataset_info(output_dir, info)
+  # While its shards are exchanged, the split is not there at all.
+  _describe(classes, output_dir, split, options, None)
   names = {shard.name for shard in shards}
   for name in tf.io.gfile.listdir(output_dir):
     is_shard = re.fullmatch(rf"{split}-\d+-of-\d+\.tfrecord", name)
@@ -506,14 +507,35 @@ def _publish(classes, output_dir, split, options, shards, accounts) -> None:
   files = {"index": f"{split}.index.npz", "clips": f"{split}.clips.npz"}
   index.build().write(os.path.join(output_dir, files["index"]))
   table.build().write(os.path.join(output_dir, files["clips"]))
-  info.splits[split] = prepared.SplitInfo(
+  of_split = prepared.SplitInfo(
     num_clips=len(ids),
     total_seconds=round(num_samples / records.SAMPLE_RATE_HZ, 3),
     shards=described,
     ids_sha256=hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
     **files,
   )
-  prepared.write_dataset_info(output_dir, info)
+  _describe(classes, output_dir, split, options, of_split)
+
+
+def _describe(classes, output_dir, split, options, of_split) -> None:
+  """Puts a split into dataset_info.json, or takes it out if that is None."""
+  # Read anew: others may have been prepared meanwhile.
+  known = _known_info(classes, output_dir, options)
+  splits = dict(known.splits) if known else {}
+  if splits.pop(split, None) is None and of_split is None:
+    return
+  if of_split:
+    splits[split] = of_split
+  prepared.write_dataset_info(
+    output_dir,
+    prepared.DatasetInfo(
+      sample_rate_hz=records.SAMPLE_RATE_HZ,
+      clip_seconds=options.clip_seconds,
+      codec=options.codec,
+      classes=classes,
+      splits=splits,
+    ),
+  )
 
 
 def _parallel(function, items) -> list:

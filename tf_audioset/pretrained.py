@@ -71,9 +71,12 @@ def load(path: str, tagger: tf.keras.Model, classes: labels.ClassList) -> str:
   is_same = num_classes == len(classes)
   if known_classes is not None:
     is_same = known_classes == classes
-  for key, name, variable in zip(keys, names, tagger.variables):
-    if is_same or not name.startswith("head/"):
-      variable.assign(reader.get_tensor(key + _VALUE))
+  try:
+    for key, name, variable in zip(keys, names, tagger.variables):
+      if is_same or not name.startswith("head/"):
+        variable.assign(reader.get_tensor(key + _VALUE))
+  except IndexError as e:  # What TensorFlow makes of a file that ends early.
+    raise ValueError(f"{checkpoint} is broken: {e}") from e
   new = "" if is_same else "; the head is new"
   return f"starting from {checkpoint}, of {num_classes} classes{new}"
 

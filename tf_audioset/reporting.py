@@ -167,7 +167,6 @@ class Report:
       return
     self._train.flush()
     content = {
-      "step": self._total_steps,
       "last_validation": self._last,
       **more,
       # Of this start; an earlier one's time is not known.
@@ -179,7 +178,7 @@ class Report:
     }
     storage.write_file(
       os.path.join(self._workdir, "summary.json"),
-      (json.dumps(content, indent=1) + "\n").encode(),
+      (storage.to_json(content, 1) + "\n").encode(),
     )
 
   def _line_start(self) -> str:
@@ -187,7 +186,7 @@ class Report:
 
   def _append(self, row) -> None:
     with tf.io.gfile.GFile(self._metrics, "a") as file:
-      file.write(json.dumps(row) + "\n")
+      file.write(storage.to_json(row) + "\n")
 
 
 def validations(workdir: str) -> dict[int, dict[str, float]]:

@@ -125,7 +125,7 @@ class Rest(Connection):
       with urllib.request.urlopen(
         request, timeout=self._timeout_seconds
       ) as response:
-        outputs = json.load(response)["outputs"]
+        content = response.read()
     except urllib.error.HTTPError as e:
       kind = UnavailableError if e.code in _RETRIED_HTTP else ServingError
       text = e.read().decode(errors="replace")
@@ -137,7 +137,13 @@ class Rest(Connection):
     except (OSError, http.client.HTTPException) as e:
       reason = getattr(e, "reason", e)
       raise UnavailableError(f"{self._url}: {reason}") from None
-    return {name: _from_json(value) for name, value in outputs.items()}
+    try:
+      outputs = json.loads(content)["outputs"]
+      return {name: _from_json(value) for name, value in outputs.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+      raise ServingError(
+        f"{self._url}: what answers there is not TF Serving."
+      ) from None
 
 
 def _to_json(array: np.ndarray):
@@ -225,6 +231,12 @@ class ServedTagger:
     else:
       inputs = {"waveform": np.asarray(waveform, np.float32)}
     outputs = self._predict(self._signature, inputs)
+    num_scores = outputs["scores"].shape[-1]
+    if num_scores != len(self.classes):
+      raise ServingError(
+        f"the model has {num_scores} classes, the class list "
+        f"{len(self.classes)}: give the model's own"
+      )
     return outputs["scores"], outputs["embedding"]
 
   def pad(self, waveform: np.ndarray) -> np.ndarray:

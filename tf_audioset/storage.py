@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
+from typing import Any
 
 import tensorflow as tf
 
@@ -17,6 +20,36 @@ def write_file(path: str, content: bytes) -> None:
   with tf.io.gfile.GFile(temporary, "wb") as file:
     file.write(content)
   tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+  """JSON, which has neither nan nor infinity: null stands for them."""
+
+  def finite(value):
+    if isinstance(value, dict):
+      return {key: finite(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+      return [*map(finite, value)]
+    if isinstance(value, float) and not math.isfinite(value):
+      return None
+    return value
+
+  return json.dumps(finite(value), indent=indent, allow_nan=False)
+
+
+def check_no_pattern(path: str) -> None:
+  """Refuses a path at which TensorFlow could write checkpoints but not read.
+
+  Raises:
+    ValueError: If the path has a character that its reader takes for a part of
+      a pattern.
+  """
+  found = re.search(r"[\[\\]", os.path.abspath(path))
+  if found:
+    raise ValueError(
+      f"{path}: TensorFlow cannot read checkpoints whose path has a "
+      f"{found[0]}: choose another."
+    )
 
 
 def check_bucket(path: str) -> None:

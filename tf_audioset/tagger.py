@@ -6,7 +6,7 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset import randomness
+from tf_audioset import config, randomness
 from tf_audioset.models import stochastic
 
 
@@ -42,6 +42,9 @@ class Tagger(tf.keras.Model):
       dropout_rate: Share of the embedding that training drops.
       freeze_backbone: Whether training changes the head alone: the backbone's
         weights and statistics stay, and nothing in it is dropped.
+
+    Raises:
+      ValueError: If the dropout rate is not in [0, 1).
     """
     # float32 whatever the policy: Keras would round the waveform.
     super().__init__(name="tagger", dtype=tf.float32)
@@ -50,7 +53,7 @@ class Tagger(tf.keras.Model):
     self.loss_function = loss
     self._spec_augment = spec_augment
     self._mixup = mixup
-    self._dropout_rate = dropout_rate
+    self._dropout_rate = config.check_share("Tagger.dropout_rate", dropout_rate)
     self.is_backbone_frozen = freeze_backbone
     # The loss needs float32, too.
     self.head = tf.keras.layers.Dense(num_classes, dtype=tf.float32)

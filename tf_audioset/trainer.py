@@ -137,9 +137,8 @@ class Trainer:
     return self._strategy.reduce("SUM", num_bad, axis=None) == 0
 
   def learning_rate(self, step: tf.Tensor) -> tf.Tensor:
-    """float32 scalar: that of the update from `step` (from 0) to `step` + 1."""
-    rate = self._optimizer.learning_rate
-    return tf.cast(rate(step) if callable(rate) else rate, tf.float32)
+    """As `optimization.learning_rate`."""
+    return optimization.learning_rate(self._optimizer, step)
 
   def _begin_loop(self):
     self._loss_sum.assign(0.0)

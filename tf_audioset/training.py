@@ -121,29 +121,34 @@ def train(
       the loss is not finite, or checkpoints cannot be written.
     cli.Stopped: On SIGTERM, after saving.
   """
+  storage.check_no_pattern(workdir)
   storage.check_bucket(workdir)
   if exported not in ("last", "best"):
     raise ValueError(f"train.exported is {exported!r}: allowed are last, best.")
-  for name, value in (
-    ("num_epochs", num_epochs),
-    ("steps_per_loop", steps_per_loop),
-    ("checkpoint_steps", checkpoint_steps),
-    ("checkpoints_to_keep", checkpoints_to_keep),
-    ("global_batch_size", global_batch_size),
-    ("accumulate_steps", accumulate_steps),
+  for name, value, low, high in (
+    ("num_epochs", num_epochs, 1, None),
+    ("steps_per_loop", steps_per_loop, 1, None),
+    ("checkpoint_steps", checkpoint_steps, 1, None),
+    ("checkpoints_to_keep", checkpoints_to_keep, 1, None),
+    ("global_batch_size", global_batch_size, 1, None),
+    ("accumulate_steps", accumulate_steps, 1, None),
+    ("holdout_percent", holdout_percent, 0, 99),
+    ("training_percent", training_percent, 1, 100),
   ):
-    if value < 1:
-      raise ValueError(f"train.{name} is {value}; it must be at least 1.")
+    if not isinstance(value, int) or value < low or (high and value > high):
+      raise ValueError(
+        f"train.{name} is {value!r}; it must be a whole number, "
+        + (f"{low} to {high}." if high else f"at least {low}.")
+      )
+  if clip_norm is not None and not clip_norm > 0:
+    raise ValueError(
+      f"train.clip_norm is {clip_norm}; it must be above 0, or None: never."
+    )
   replicas = strategy.num_replicas_in_sync
   if global_batch_size % (replicas * accumulate_steps):
     raise ValueError(
       f"train.global_batch_size, {global_batch_size}, does not divide by the "
       f"{replicas} replicas times train.accumulate_steps, {accumulate_steps}."
-    )
-  if not (0 <= holdout_percent < 100 and 1 <= training_percent <= 100):
-    raise ValueError(
-      f"train.holdout_percent is {holdout_percent}, allowed is 0 to 99; "
-      f"train.training_percent is {training_percent}, allowed is 1 to 100."
     )
   if distribution.is_remote(strategy):
     for name, path in (("data_dir", data_dir), ("workdir", workdir)):
@@ -245,6 +250,12 @@ def train(
       "to start from with --init_from."
     )
   first_step = int(optimizer.iterations.numpy())
+  if not distribution.is_same_in_all(strategy, first_step):
+    raise ValueError(
+      f"--workdir={workdir}: not all workers found the same checkpoint there, "
+      f"this one that of step {first_step}: it must be one folder that all of "
+      "them see."
+    )
   stop.saved(first_step)
   if is_chief:
     tf.io.gfile.makedirs(workdir)
@@ -313,8 +324,9 @@ def train(
       report.epoch(step, step // steps_per_epoch, result)
       if is_chief:
         _write_thresholds(workdir, step, validation, thresholds, f1)
-      if result.summary()["mAP"] > best_map.numpy():
-        best_map.assign(result.summary()["mAP"])
+      mean_ap = np.float32(result.summary()["mAP"])  # As `best_map` holds it.
+      if mean_ap > best_map.numpy():
+        best_map.assign(mean_ap)
         best_step.assign(step)
         best.save(step)
       bad_records = 0
@@ -361,6 +373,7 @@ def train(
     )
     report.say(f"exported the {exported} checkpoint to {workdir}/saved_model/1")
   report.finish(
+    step=step,
     best_step=int(best_step.numpy()),
     best_mAP=float(best_map.numpy()),
     exported=exported,
@@ -540,15 +553,13 @@ def restored_tagger(
     ).expect_partial().assert_existing_objects_matched()
   except (AssertionError, ValueError, tf.errors.OpError) as e:
     raise ValueError(f"{path} is no checkpoint of this model.") from e
+  except IndexError as e:  # What TensorFlow makes of a file that ends early.
+    raise ValueError(f"{path} is broken: {e}") from e
   return tagger
 
 
 def _write_thresholds(workdir, step, split, thresholds, f1) -> None:
   """What an export of this step's checkpoint says of thresholds."""
-
-  def without_nan(values):
-    return [None if np.isnan(x) else float(x) for x in values]
-
   folder = os.path.join(workdir, _THRESHOLDS)
   tf.io.gfile.makedirs(folder)
   _write_json(
@@ -558,8 +569,8 @@ def _write_thresholds(workdir, step, split, thresholds, f1) -> None:
       "an equal or higher score is positive; null: no positive clip",
       "num_clips": split.num_clips,
       "step": step,
-      "values": without_nan(thresholds),
-      "f1": without_nan(f1),
+      "values": thresholds.tolist(),
+      "f1": f1.tolist(),
     },
   )
 
@@ -650,7 +661,7 @@ def _show_changes(path: str) -> None:
 
 
 def _write_json(path: str, content) -> None:
-  storage.write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+  storage.write_file(path, (storage.to_json(content, 1) + "\n").encode())
 
 
 def _digest(text: str) -> str:

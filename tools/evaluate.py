@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 import pathlib
@@ -164,7 +163,7 @@ def main() -> None:
       **difference,
     }
     lines += _comparison(difference, table)
-  text = json.dumps(_without_nan(summary), indent=2) + "\n"
+  text = storage.to_json(summary, indent=2) + "\n"
   storage.write_file(os.path.join(folder, "metrics.json"), text.encode())
   storage.write_file(
     os.path.join(folder, "per_class.csv"), _to_csv(table, zip(*table.values()))
@@ -411,17 +410,6 @@ def _to_csv(header, rows) -> bytes:
   writer.writerow(header)
   writer.writerows([map(cell, row) for row in rows])
   return file.getvalue().encode()
-
-
-def _without_nan(value):
-  """JSON has neither nan nor infinity: null stands for them."""
-  if isinstance(value, dict):
-    return {key: _without_nan(x) for key, x in value.items()}
-  if isinstance(value, list):
-    return [_without_nan(x) for x in value]
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ def main() -> None:
     data,
     export,
     labels,
+    storage,
     tagger,
     training,  # noqa: F401  Registers with gin all that the files bind.
   )
@@ -68,6 +69,8 @@ def main() -> None:
       f"{FLAGS.class_labels_csv or 'AudioSet'} has {len(classes)}; name the "
       "classes with --class_labels_csv."
     )
+  if FLAGS.checkpoint_out:
+    storage.check_no_pattern(FLAGS.checkpoint_out)
   config.load([f"gin/audax/{FLAGS.model}.gin"])
   pipeline = gin.get_configurable(data.Pipeline)()
   model = gin.get_configurable(tagger.Tagger)(num_classes=num_classes)

@@ -12,6 +12,7 @@ import math
 import gin
 import tensorflow as tf
 
+from tf_audioset import config
 from tf_audioset.models import convolution, cpu, depthwise, pooling, stochastic
 
 # Width and depth multipliers: table 8 of the authors' code, section 3.3.
@@ -92,6 +93,9 @@ class EfficientNet(tf.keras.Model):
           )
         )
         in_channels = channels
+    config.check_share(
+      "EfficientNet.stochastic_depth_rate", stochastic_depth_rate
+    )
     self._drop_rates = [
       stochastic_depth_rate * i / len(self.blocks)
       for i in range(len(self.blocks))
