@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows and files find each other, whatever the files are called."""
 
+import os
+
 import pytest
 
 from tests import reference
@@ -117,6 +119,8 @@ def test_folders_without_classes_or_sounds_are_refused(tmp_path):
     ("files,labels\n", '{"cat": 0, "dog": 2}', "map.json: .* must be 0, 1, 2"),
     ("files,labels\n", '["dog"]', "map.json: not label -> index"),
     ("files,labels\n", "?", "map.json: not label -> index"),
+    ("files,labels\n", '{"dog": 0.0, "cat": 1.0}', "map.json: .* integers"),
+    ("files,labels\n", '{"dog": false, "cat": true}', "map.json: .* integers"),
   ],
 )
 def test_a_wrong_manifest_is_refused(tmp_path, text, labels_map, message):
@@ -126,3 +130,60 @@ def test_a_wrong_manifest_is_refused(tmp_path, text, labels_map, message):
     clip_lists.from_manifest(
       str(tmp_path / "list.csv"), str(tmp_path / "map.json")
     )
+
+
+def test_a_manifest_names_files_in_its_folder_elsewhere_and_in_buckets(
+  tmp_path,
+):
+  (tmp_path / "map.json").write_text('{"dog": 0}')
+  (tmp_path / "list.csv").write_text(
+    "files,labels\na/b.wav,dog\n/c/d.wav,dog\ngs://bucket/e.wav,dog\n"
+  )
+  _, clips = clip_lists.from_manifest(
+    str(tmp_path / "list.csv"), str(tmp_path / "map.json")
+  )
+  assert [clip.path for clip in clips] == [
+    f"{tmp_path}/a/b.wav",
+    "/c/d.wav",
+    "gs://bucket/e.wav",
+  ]
+
+
+def test_the_mark_that_excel_writes_in_front_is_no_letter(tmp_path):
+  """Lists with it are as the same ones without."""
+  (tmp_path / "one.wav").touch()
+  found = []
+  for encoding in ("utf-8", "utf-8-sig"):
+    folder = tmp_path / encoding
+    folder.mkdir()
+    for name, text in (
+      ("classes.csv", _CLASSES),
+      ("segments.csv", 'one, 0, 10, "/m/a"\r\n'),
+      ("map.json", '{"dog": 0}'),
+      ("manifest.csv", "files,labels\r\n/one.wav,dog\r\n"),
+    ):
+      (folder / name).write_text(text, encoding=encoding)
+    files = {path.stem: str(path) for path in folder.iterdir()}
+    found.append(
+      (
+        clip_lists.from_segments(
+          files["segments"], files["classes"], str(tmp_path)
+        ),
+        clip_lists.from_manifest(files["manifest"], files["map"]),
+      )
+    )
+  assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("parent", ["", "dog", "dog/deep"])
+def test_a_name_that_is_not_utf_8_is_told_with_its_folder(tmp_path, parent):
+  folder = tmp_path / parent
+  (tmp_path / "dog" / "deep").mkdir(parents=True)
+  (tmp_path / "dog" / "one.wav").touch()
+  with open(os.path.join(os.fsencode(folder), b"caf\xe9.wav"), "wb"):
+    pass
+  with pytest.raises(ValueError) as error:
+    clip_lists.from_class_dirs(str(tmp_path))
+  assert str(error.value) == (
+    f"{folder}: holds a name that is not UTF-8, b'caf\\xe9.wav': rename it."
+  )

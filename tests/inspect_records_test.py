@@ -2,6 +2,8 @@
 """tools/inspect_records.py as a user calls it."""
 
 import io
+import json
+import shutil
 
 import matplotlib.image
 import numpy as np
@@ -117,8 +119,45 @@ def test_records_of_audax_are_shown_as_far_as_they_say(tmp_path):
     (["{}", "--split=eval", "--play=10"], "10: eval has 10 clips, from 0"),
     (["{}", "--split=test"], "no split 'test'"),
     (["{}", "--split=train", "--play=train7"], "clip train7, the record"),
+    (["{}", "--play=train3", "--output_dir=/proc"], "/proc/train3.wav"),
   ],
 )
 def test_mistakes_are_one_line(folder, arguments, message):
   arguments = [a.replace("{}", str(folder)) for a in arguments]
   assert message in command.fail(_TOOL, *arguments)
+
+
+@pytest.mark.parametrize("flags", [[], ["--validate"]])
+def test_a_folder_without_a_split_is_told(folder, tmp_path, flags):
+  info = json.loads((folder / "dataset_info.json").read_text())
+  info["splits"] = {}
+  (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+  line = command.fail(_TOOL, tmp_path, *flags)
+  assert f"{tmp_path}: dataset_info.json names no split" in line
+
+
+def test_a_sound_for_which_there_is_no_room_is_told(folder, tmp_path):
+  """`ulimit -f` stands for the full disk: no file above 10 kB."""
+  limited = (
+    "import resource, sys, runpy;"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, -1));"
+    "sys.argv[0] = 'inspect_records';"
+    f"runpy.run_path({_TOOL!r}, run_name='__main__')"
+  )
+  flags = ["--play=train3", f"--output_dir={tmp_path}"]
+  line = command.fail("-c", limited, folder, *flags)
+  assert f"{tmp_path}/train3.wav" in line
+
+
+def test_names_with_dollars_are_no_formulas(folder, tmp_path):
+  shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+  info = tmp_path / "dataset_info.json"
+  text = info.read_text()
+  for name in toy.NAMES:
+    text = text.replace(name, name.replace("o", "$_$"))
+  info.write_text(text)
+  flags = ["--play=train3", "--plot=train3", f"--output_dir={tmp_path}"]
+  # In the title, too.
+  assert "$_$" in command.succeed(_TOOL, tmp_path, *flags)
+  picture = matplotlib.image.imread(tmp_path / "train3.png")
+  assert picture.shape[:2] == (400, 1000)

@@ -45,6 +45,7 @@ def test_own_names_are_their_own_mids():
     ("index,mid,display_name\n1,/m/a,A\n", "line 2: expected 0"),
     ("index,mid,display_name\n0,/m/a,A\n1,/m/a,B\n", "'/m/a'.*twice"),
     ("index,mid,display_name\n0,/m/a,A,B\n", "line 2"),
+    ("x" * 200_000, "classes.csv: cannot read the class list: field larger"),
   ],
 )
 def test_a_malformed_list_is_refused(tmp_path, text, message):
@@ -52,6 +53,18 @@ def test_a_malformed_list_is_refused(tmp_path, text, message):
   path.write_text(text)
   with pytest.raises(ValueError, match=message):
     labels.ClassList.from_csv(str(path))
+
+
+def test_the_mark_that_excel_writes_in_front_is_no_letter(tmp_path):
+  path = tmp_path / "classes.csv"
+  path.write_bytes(b"\xef\xbb\xbfindex,mid,display_name\r\n0,/m/a,A\r\n")
+  classes = labels.ClassList.from_csv(str(path))
+  assert classes == labels.ClassList(("/m/a",), ("A",))
+  path = tmp_path / "ontology.json"
+  path.write_bytes(
+    b'\xef\xbb\xbf[{"id": "/m/a", "name": "\xc3\x84", "child_ids": []}]'
+  )
+  assert labels.branches(str(path), classes) == {"\u00c4": [0]}
 
 
 def test_a_missing_list_is_refused(tmp_path):
@@ -98,12 +111,23 @@ def test_branches_are_what_is_under_the_top_classes(tmp_path):
     labels.branches(path, own)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"id": "/a"}]'])
+@pytest.mark.parametrize(
+  "text",
+  [
+    "",
+    "{}",
+    "[1]",
+    '[{"id": "/a"}]',
+    '[{"id": "/a", "name": "A", "child_ids": null}]',
+    '[{"id": "/a", "name": "A", "child_ids": [["/b"]]}]',
+    b"\xff",
+  ],
+)
 def test_what_is_no_ontology_is_refused(tmp_path, text):
   path = tmp_path / "ontology.json"
-  path.write_text(text)
-  classes = labels.ClassList.from_names(["Hum"])
-  with pytest.raises(ValueError, match="ontology"):
+  path.write_bytes(text if isinstance(text, bytes) else text.encode())
+  classes = labels.ClassList.from_names(["/a"])
+  with pytest.raises(ValueError, match="not (an|in this) ontology"):
     labels.branches(str(path), classes)
   with pytest.raises(ValueError, match=r"none.json: cannot be read: .*No such"):
     labels.branches(str(tmp_path / "none.json"), classes)

@@ -258,6 +258,7 @@ def _runs(pid: str) -> bool:
     (["--output_dir=out", "--class_dir=x"], "class_dir"),
     (["--output_dir=out", "--class_dirs=.", "extra"], "'extra'"),
     (["--output_dir=out", "--clips_per_shard=0", "--class_dirs=."], "shard"),
+    (["--output_dir=out", "--clip_seconds=inf", "--class_dirs=."], "3600"),
     (
       ["--output_dir=out", "--class_dirs=.", "--drop=short,missing"],
       "--drop=short,missing: 'missing' is none of in_two_splits,silent,short",

@@ -205,6 +205,24 @@ def test_a_recording_shorter_than_a_frame_has_a_picture(tmp_path):
   assert pyplot.imread(tmp_path / "x.png").shape[:2] == (800, 1200)
 
 
+@pytest.mark.parametrize("text", ["a$_$b", "5$", "$x$", r"\$a$ \$", "a_b"])
+def test_no_name_is_a_formula(tmp_path, text):
+  """Drawn as matplotlib draws it when told that nothing is one."""
+  image = picture.Picture([text], 16000)
+  part = _part([0], [[0.5]])
+  part.waveform = np.full(1600, 0.1, np.float32)
+  image.add(part)
+  image.save(str(tmp_path / "x.png"), text)
+  drawn = []
+  for parse_math, shown in ((True, picture.literal(text)), (False, text)):
+    figure = pyplot.figure(figsize=(3, 1))
+    figure.text(0.1, 0.5, shown, parse_math=parse_math)
+    figure.canvas.draw()
+    drawn.append(np.asarray(figure.canvas.buffer_rgba()).copy())
+    pyplot.close(figure)
+  np.testing.assert_array_equal(*drawn)
+
+
 def _predict(model, *arguments):
   return [
     command.ROOT / "tools" / "predict.py",
@@ -220,7 +238,7 @@ def test_tables_go_to_programs_with_exit_code_1_for_a_broken_file(
   (tmp_path / "bad.wav").write_bytes(b"?")
   _write(tmp_path / "c.flac", 2)
   done = command.run(
-    *_predict(model, "--csv", "--embeddings=e.npz", "--top_k=9", "."),
+    *_predict(model, "--csv", "--embeddings=new/e.npz", "--top_k=9", "."),
     cwd=tmp_path,
   )
   assert done.returncode == 1
@@ -236,7 +254,8 @@ def test_tables_go_to_programs_with_exit_code_1_for_a_broken_file(
   ]
   assert rows[3]["file"] == "c.flac"
   assert float(rows[3]["score"]) == pytest.approx(scores.max(), abs=1e-6)
-  with np.load(tmp_path / "e.npz") as arrays:
+  assert os.listdir(tmp_path / "new") == ["e.npz"]
+  with np.load(tmp_path / "new" / "e.npz") as arrays:
     assert list(arrays["files"]) == ["a.wav", "c.flac"]
     np.testing.assert_allclose(arrays["embeddings"][1], embedding, atol=1e-5)
     np.testing.assert_allclose(arrays["scores"][1], scores, atol=1e-6)
@@ -247,12 +266,15 @@ def test_tables_go_to_programs_with_exit_code_1_for_a_broken_file(
 def test_a_timeline_of_the_standard_input(model, tagger, tmp_path, is_told):
   path = _write(tmp_path / "long.mp3", 6, 44100)
   thresholds = tmp_path / "per_class.csv"
+  # As tools/evaluate.py writes it: the last class has no positive clip. The
+  # mark in front is Excel's.
   thresholds.write_text(
-    "mid,threshold\n"
+    "mid,threshold,f1\n"
     + "".join(
-      f"{mid},{value}\n"
-      for mid, value in zip(tagger.classes.mids, (0, 2, "nan"))
-    )
+      f"{mid},{value},0.5\n"
+      for mid, value in zip(tagger.classes.mids, (0, 2, ""))
+    ),
+    encoding="utf-8-sig",
   )
   told = [f"--thresholds_csv={thresholds}", "--threshold=1"] if is_told else []
   with open(path, "rb") as stdin:
@@ -320,6 +342,9 @@ def test_a_terminal_gets_bars(model, tagger, tmp_path):
     (["--png_dir=p", "x"], "--png_dir is given, which needs --timeline"),
     (["--hop_seconds=1", "x"], "--hop_seconds is given, which needs"),
     (["--timeline", "--hop_seconds=0", "x"], "hop_seconds=0"),
+    (["--embeddings=/proc/none/e", "x"], "/proc/none"),
+    (["--embeddings=/proc/e", "x"], "/proc/"),
+    (["--embeddings=new/", "x"], "--embeddings=new/: a folder"),
     ([], "at least one FILE is required"),
     (["none/*.wav"], "none/*.wav: no audio file there"),
     (
@@ -337,14 +362,38 @@ def test_thresholds_that_do_not_fit_are_refused(model, tagger, tmp_path):
   file = tmp_path / "per_class.csv"
   rows = "".join(f"{mid},high\n" for mid in tagger.classes.mids)
   for content, message in (
-    ("/m/x,0.5\n", "no threshold of class"),
-    (rows, "per_class.csv: threshold: could not convert string"),
+    ("mid,threshold\n/m/x,0.5\n", "no threshold of class"),
+    (f"mid,f1\n{rows}", "no threshold of class"),
+    (f"f1,mid,threshold\n{rows}", "no threshold of class"),
+    (
+      f"mid,threshold\n{rows}",
+      "per_class.csv: threshold: could not convert string",
+    ),
+    ("x" * 200_000, "per_class.csv: cannot be read: field larger than"),
   ):
-    file.write_text(f"mid,threshold\n{content}")
+    file.write_text(content)
     line = command.fail(
       *_predict(model, "--timeline", f"--thresholds_csv={file}", "x.wav")
     )
     assert message in line
+
+
+def test_embeddings_that_cannot_be_written_leave_the_older_ones(
+  model, tmp_path
+):
+  """`ulimit -f` stands for the full disk: no file above 1 kB."""
+  _write(tmp_path / "a.wav", 1)
+  (tmp_path / "e.npz").write_text("older")
+  tool, *arguments = _predict(model, "--embeddings=e.npz", "a.wav")
+  limited = (
+    "import resource, sys, runpy;"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, -1));"
+    "sys.argv[0] = 'predict';"
+    f"runpy.run_path({str(tool)!r}, run_name='__main__')"
+  )
+  line = command.fail("-c", limited, *arguments, cwd=tmp_path)
+  assert "File too large" in line
+  assert (tmp_path / "e.npz").read_text() == "older"
 
 
 def test_benchmark(model, tmp_path):

@@ -421,6 +421,8 @@ def duration_seconds(path: str | os.PathLike) -> float:
 def find_files(arguments: Sequence[str]) -> list[str]:
   """Files, folders (all audio in and below them) and glob patterns.
 
+  Links to folders are followed, but none is looked into twice.
+
   Returns:
     Paths; the files of a folder or a pattern are sorted. What is none of them
     is taken for the name of a file.
@@ -446,8 +448,24 @@ def find_files(arguments: Sequence[str]) -> list[str]:
 
 
 def _audio_in(folder: str) -> list[str]:
-  return sorted(
-    str(path)
-    for path in pathlib.Path(folder).rglob("*")
-    if path.suffix.lower() in EXTENSIONS and path.is_file()
-  )
+  found, seen = [], set()
+  tops = [folder]
+  # Links are followed when all else was seen, and no folder is seen twice: one
+  # may lead to where it is.
+  for top in tops:
+    for parent, folders, names in os.walk(top):
+      real = os.path.realpath(parent)
+      if real in seen:
+        folders.clear()
+        continue
+      seen.add(real)
+      folders.sort()
+      links = (os.path.join(parent, name) for name in folders)
+      tops += filter(os.path.islink, links)
+      paths = (pathlib.Path(parent, name) for name in names)
+      found += [
+        str(path)
+        for path in paths
+        if path.suffix.lower() in EXTENSIONS and path.is_file()
+      ]
+  return sorted(found)

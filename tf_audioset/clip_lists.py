@@ -89,7 +89,8 @@ def from_manifest(
   """A list of files.
 
   Args:
-    manifest_csv: Has the columns files,labels; paths relative to its folder.
+    manifest_csv: Has the columns files,labels; paths relative to its folder,
+      absolute or in a bucket.
     labels_map: JSON, {label: index from 0}.
     labels_delim: Between the labels of a file.
 
@@ -102,8 +103,11 @@ def from_manifest(
   try:
     index = json.loads(_read_text(labels_map))
     names = sorted(index, key=index.get)
-    if [index[name] for name in names] != list(range(len(names))):
-      raise ValueError("the indices must be 0, 1, 2 ..., each once")
+    indices = [index[name] for name in names]
+    # 0.0 and false equal 0.
+    is_integers = all(type(i) is int for i in indices)
+    if not is_integers or indices != list(range(len(names))):
+      raise ValueError("the indices must be 0, 1, 2 ..., integers, each once")
   except (ValueError, TypeError, AttributeError) as e:
     raise ValueError(
       f"--labels_map={labels_map}: not label -> index: {e}"
@@ -121,7 +125,9 @@ def from_manifest(
         f"{manifest_csv}, row {number}: {len(row)} cells, not {len(rows[0])}; "
         "labels with commas need quotes."
       )
-    path = os.path.join(os.path.dirname(manifest_csv), row[file_column])
+    path = row[file_column]
+    if "://" not in path:
+      path = os.path.join(os.path.dirname(manifest_csv), path)
     given = row[label_column].split(labels_delim)
     clips.append(_clip(row[file_column], path, given, index))
   return labels.ClassList.from_names(names), _checked(manifest_csv, clips)
@@ -137,12 +143,13 @@ def from_class_dirs(
     class_dirs on.
 
   Raises:
-    ValueError: If there is no folder or no audio file.
+    ValueError: If there is no folder or no audio file, or a name that is not
+      UTF-8.
   """
   root = class_dirs.rstrip("/") or "/"
   names = sorted(
     name.rstrip("/")
-    for name in tf.io.gfile.listdir(root)
+    for name in _listed(root)
     if tf.io.gfile.isdir(os.path.join(root, name))
   )
   if not names:
@@ -196,8 +203,8 @@ def _file_names(clip_id: str, start: float, end: float) -> Iterator[str]:
 def _audio_files(folder: str) -> Iterator[str]:
   """Paths of the audio files in a folder and its subfolders, sorted."""
   # Not gfile.walk, which asks of every file whether it is a folder: in a bucket
-  # a request each. A set, since there a request that failed gives names twice.
-  for name in sorted(filter(None, set(tf.io.gfile.listdir(folder)))):
+  # a request each.
+  for name in _listed(folder):
     path = os.path.join(folder, name)
     if name.lower().endswith(audio.EXTENSIONS):
       yield path
@@ -205,10 +212,21 @@ def _audio_files(folder: str) -> Iterator[str]:
       yield from _audio_files(path.rstrip("/"))
 
 
+def _listed(folder: str) -> list[str]:
+  """The names in a folder, sorted."""
+  try:
+    # A set: in a bucket a request that failed gives names twice.
+    return sorted(filter(None, set(tf.io.gfile.listdir(folder))))
+  except UnicodeDecodeError as e:
+    raise ValueError(
+      f"{folder}: holds a name that is not UTF-8, {e.object!r}: rename it."
+    ) from e
+
+
 def _read_text(path: str) -> str:
   try:
     with tf.io.gfile.GFile(path, "rb") as file:
-      return file.read().decode()
+      return file.read().decode("utf-8-sig")  # Excel's has a mark in front.
   except (tf.errors.OpError, UnicodeDecodeError) as e:
     raise ValueError(f"{path}: cannot be read: {e}") from e
 

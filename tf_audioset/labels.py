@@ -75,9 +75,9 @@ class ClassList:
     """
     try:
       with tf.io.gfile.GFile(path, "rb") as file:
-        text = file.read().decode()
+        text = file.read().decode("utf-8-sig")  # Excel's has a mark in front.
       rows = list(csv.reader(io.StringIO(text, newline="")))
-    except (tf.errors.OpError, UnicodeDecodeError) as e:
+    except (tf.errors.OpError, UnicodeDecodeError, csv.Error) as e:
       raise ValueError(f"{path}: cannot read the class list: {e}") from e
     if not rows or rows[0] != ["index", "mid", "display_name"]:
       raise ValueError(
@@ -140,9 +140,11 @@ def branches(path: str, classes: ClassList) -> dict[str, list[int]]:
   for audio events, 2017.
   """
   try:
-    with tf.io.gfile.GFile(path) as file:
+    # Of bytes, json knows the encoding and takes off a mark in front.
+    with tf.io.gfile.GFile(path, "rb") as file:
       nodes = {node["id"]: node for node in json.load(file)}
-    children = {mid: node["child_ids"] for mid, node in nodes.items()}
+    children = {mid: set(node["child_ids"]) for mid, node in nodes.items()}
+    below = set().union(*children.values())
     names = {mid: node["name"] for mid, node in nodes.items()}
   except tf.errors.OpError as e:
     raise ValueError(f"{path}: cannot be read: {e.message}") from e
@@ -156,13 +158,12 @@ def branches(path: str, classes: ClassList) -> dict[str, list[int]]:
       f"{path}: {len(unknown)} of {len(classes)} classes are not in this "
       f"ontology, such as {unknown[0]!r}."
     )
-  below = {mid for mids in children.values() for mid in mids}
   found = {}
   for top in children:
     if top not in below:
       members, open_ = {top}, [top]
       while open_:
-        new = set(children.get(open_.pop(), ())) - members
+        new = children.get(open_.pop(), set()) - members
         members |= new
         open_ += new
       found[names[top]] = [

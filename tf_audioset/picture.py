@@ -19,6 +19,11 @@ _NUM_MELS = 64
 _TICKS_HZ = (125, 250, 500, 1000, 2000, 4000, 8000)
 
 
+def literal(text: str) -> str:
+  """For matplotlib, to which what is between two $ would be a formula."""
+  return text.replace("$", r"\$")
+
+
 class Picture:
   """Takes the parts of a recording one by one, and draws them all."""
 
@@ -101,14 +106,16 @@ class Picture:
     )
     ticks = [hz for hz in _TICKS_HZ if hz <= highest_hz]
     above.set_yticks(mels_at[1 : 1 + len(ticks)], ticks)
-    above.set(title=title, ylabel="Hz")
+    above.set(title=literal(title), ylabel="Hz")
     figure.colorbar(levels, ax=above, label="dB", pad=0.01)
 
     rows = np.arange(len(highest) + 1)
     activity = below.pcolormesh(
       edges, rows, scores[:, highest].T, vmin=0, vmax=1, cmap="Blues"
     )
-    below.set_yticks(rows[:-1] + 0.5, [self._names[i] for i in highest])
+    below.set_yticks(
+      rows[:-1] + 0.5, [literal(self._names[i]) for i in highest]
+    )
     below.invert_yaxis()
     below.set(xlabel="time", xlim=(0, seconds))
     below.xaxis.set_major_locator(_time_locator(seconds))

@@ -65,7 +65,8 @@ def _read(path):
       # How the objects hang together, not a value.
       if name != "_CHECKPOINTABLE_OBJECT_GRAPH"
     }
-  except (tf.errors.OpError, ValueError) as e:
+  # IndexError: a file that was cut off.
+  except (tf.errors.OpError, ValueError, IndexError) as e:
     raise ValueError(f"{path}: no checkpoint that can be read there.") from e
 
 

@@ -13,6 +13,7 @@ tables, names what is bad and exits with code 1 if anything is.
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import sys
@@ -64,6 +65,8 @@ def _split_names(data_dir: str) -> list[str]:
 
   info = prepared.read_dataset_info(data_dir)
   if info is not None:
+    if not info.splits:
+      raise ValueError(f"{data_dir}: {prepared.INFO_FILE} names no split.")
     return sorted(info.splits)
   files = tf.io.gfile.glob(os.path.join(data_dir, "*", "*.tfrec*"))
   if not files:
@@ -193,10 +196,14 @@ def _path(clip_id: str, ending: str) -> str:
 def _play(clip_id, samples, names) -> None:
   import soundfile
 
-  from tf_audioset import records
+  from tf_audioset import records, storage
 
   path = _path(clip_id, ".wav")
-  soundfile.write(path, samples, records.SAMPLE_RATE_HZ, "PCM_16")
+  content = io.BytesIO()
+  soundfile.write(
+    content, samples, records.SAMPLE_RATE_HZ, "PCM_16", format="WAV"
+  )
+  storage.write_file(path, content.getvalue())
   print(f"wrote {path}: {', '.join(names) or 'no label'}")
 
 
@@ -207,7 +214,7 @@ def _plot(clip_id, samples, names) -> None:
   import numpy as np
   from matplotlib import pyplot
 
-  from tf_audioset import features, records
+  from tf_audioset import features, picture, records
 
   missing = max(0, _MIN_PLOT_SAMPLES - len(samples))
   waveform = np.pad(samples, (0, missing)) / 32768
@@ -223,7 +230,8 @@ def _plot(clip_id, samples, names) -> None:
   )
   figure.colorbar(image, ax=axes, label="log-mel", pad=0.01)
   axes.set(xlabel="seconds", ylabel="mel band")
-  axes.set_title(f"{clip_id}: {', '.join(names) or 'no label'}", wrap=True)
+  title = f"{clip_id}: {', '.join(names) or 'no label'}"
+  axes.set_title(picture.literal(title), wrap=True)
   path = _path(clip_id, ".png")
   figure.savefig(path, dpi=100)
   print(f"wrote {path}")

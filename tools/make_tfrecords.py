@@ -44,13 +44,19 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("audio_dir", None, "Where the segments' files are.")
 flags.DEFINE_string(
-  "manifest_csv", None, "Columns files,labels; paths relative to the CSV."
+  "manifest_csv",
+  None,
+  "Columns files,labels; paths relative to the CSV, absolute or gs://.",
 )
 flags.DEFINE_string("labels_map", None, "JSON: label -> index from 0.")
 flags.DEFINE_string("labels_delim", ",", "Between labels in the manifest.")
 flags.DEFINE_string("class_dirs", None, "A folder with one folder a class.")
 flags.DEFINE_float(
-  "clip_seconds", 10.0, "Longer clips are cut to this.", lower_bound=0.1
+  "clip_seconds",
+  10.0,
+  "Longer clips are cut to this.",
+  lower_bound=0.1,
+  upper_bound=3600,  # A clip is decoded whole: 230 MB as float32.
 )
 flags.DEFINE_enum("codec", "flac", audio.CODECS, "How samples are stored.")
 flags.DEFINE_integer("clips_per_shard", 1024, "At most.", lower_bound=1)

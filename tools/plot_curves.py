@@ -31,11 +31,11 @@ def main(workdirs: list[str]) -> None:
   matplotlib.use("Agg")
   from matplotlib import pyplot
 
-  from tf_audioset import storage
+  from tf_audioset import picture, storage
 
   figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
   for workdir in workdirs:
-    name = os.path.basename(os.path.abspath(workdir))
+    name = picture.literal(os.path.basename(os.path.abspath(workdir)))
     axes[0].plot(*_curve(workdir, "train", "loss"), label=name)
     steps, values = _curve(workdir, "validation", "mAP")
     axes[1].plot(steps, values, label=f"{name}, last {values[-1]:.3f}")
@@ -46,10 +46,10 @@ def main(workdirs: list[str]) -> None:
   for ax in axes:
     ax.grid(alpha=0.3)
     ax.legend()
-  picture = io.BytesIO()
+  content = io.BytesIO()
   kind = os.path.splitext(FLAGS.output)[1][1:]
-  figure.savefig(picture, format=kind or "png", dpi=100)
-  storage.write_file(FLAGS.output, picture.getvalue())
+  figure.savefig(content, format=kind or "png", dpi=100)
+  storage.write_file(FLAGS.output, content.getvalue())
   print(f"wrote {FLAGS.output}")
 
 
@@ -60,11 +60,14 @@ def _curve(workdir: str, writer: str, tag: str):
   points = {}
   pattern = os.path.join(workdir, "summaries", writer, "events.*")
   for path in sorted(tf.io.gfile.glob(pattern)):
-    for record in tf.data.TFRecordDataset(path):
-      event = tf.compat.v1.Event.FromString(record.numpy())
-      for value in event.summary.value:
-        if value.tag == tag:
-          points[event.step] = float(tf.make_ndarray(value.tensor))
+    try:
+      for record in tf.data.TFRecordDataset(path):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+          if value.tag == tag:
+            points[event.step] = float(tf.make_ndarray(value.tensor))
+    except tf.errors.DataLossError:
+      pass  # Cut off by a full disk; what follows is in the next file.
   if not points:
     raise ValueError(f"{workdir}: no run, or one without a first {tag} yet.")
   return zip(*sorted(points.items()))

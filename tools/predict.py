@@ -144,6 +144,15 @@ def _check_flags() -> None:
   for folder in (FLAGS.png_dir, FLAGS.audacity_dir):
     if folder:
       os.makedirs(folder, exist_ok=True)
+  if FLAGS.embeddings:
+    folder = os.path.dirname(FLAGS.embeddings) or "."
+    os.makedirs(folder, exist_ok=True)
+    if os.path.isdir(FLAGS.embeddings):
+      raise ValueError(
+        f"--embeddings={FLAGS.embeddings}: a folder; give a file in it."
+      )
+    with tempfile.TemporaryFile(dir=folder):
+      pass  # Written last: a folder that takes no file is told now.
 
 
 def _check_names(files: list[str]) -> None:
@@ -164,12 +173,15 @@ def _thresholds(tagger):
 
   own = None
   if FLAGS.thresholds_csv:
-    with open(FLAGS.thresholds_csv, newline="", encoding="utf-8") as file:
-      rows = {row.get("mid"): row for row in csv.DictReader(file)}
+    try:
+      with open(FLAGS.thresholds_csv, newline="", encoding="utf-8-sig") as file:
+        rows = {row.get("mid"): row for row in csv.DictReader(file)}
+    except (csv.Error, UnicodeDecodeError) as e:
+      raise ValueError(f"{FLAGS.thresholds_csv}: cannot be read: {e}") from e
     missing = [
       mid
       for mid in tagger.classes.mids
-      if not rows.get(mid, {}).get("threshold")
+      if rows.get(mid, {}).get("threshold") is None
     ]
     if missing:
       raise ValueError(
@@ -177,7 +189,10 @@ def _thresholds(tagger):
         "is per_class.csv, of tools/evaluate.py, of a model with these classes."
       )
     try:
-      own = [float(rows[mid]["threshold"]) for mid in tagger.classes.mids]
+      # The cell of a class without a positive clip is empty.
+      own = [
+        float(rows[mid]["threshold"] or "nan") for mid in tagger.classes.mids
+      ]
     except ValueError as e:
       raise ValueError(f"{FLAGS.thresholds_csv}: threshold: {e}") from e
   elif FLAGS.threshold is None:
@@ -209,7 +224,8 @@ def _clips(tagger, files, output) -> float:
         embeddings.append(clip.embedding)
         all_scores.append(clip.scores)
   if FLAGS.embeddings:
-    with open(FLAGS.embeddings, "wb") as file:
+    temporary = f"{FLAGS.embeddings}.tmp-{os.getpid()}"
+    with open(temporary, "wb") as file:
       np.savez(
         file,
         files=np.array(names, str),
@@ -217,6 +233,7 @@ def _clips(tagger, files, output) -> float:
         scores=np.array(all_scores),
         names=np.array(tagger.classes.names),
       )
+    os.replace(temporary, FLAGS.embeddings)
   return audio_seconds
 
 
