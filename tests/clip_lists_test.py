@@ -110,6 +110,18 @@ def test_folders_without_classes_or_sounds_are_refused(tmp_path):
     clip_lists.from_class_dirs(str(tmp_path))
 
 
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
+  (tmp_path / "else").mkdir()
+  (tmp_path / "else" / "b.wav").touch()
+  dog = tmp_path / "sounds" / "dog"
+  dog.mkdir(parents=True)
+  (dog / "a.wav").touch()
+  (dog / "loop").symlink_to(tmp_path / "sounds")
+  (dog / "others").symlink_to(tmp_path / "else")
+  _, clips = clip_lists.from_class_dirs(str(tmp_path / "sounds"))
+  assert [clip.id for clip in clips] == ["dog/a.wav", "dog/others/b.wav"]
+
+
 @pytest.mark.parametrize(
   ("text", "labels_map", "message"),
   [

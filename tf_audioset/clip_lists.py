@@ -11,7 +11,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -200,8 +200,16 @@ def _file_names(clip_id: str, start: float, end: float) -> Iterator[str]:
   )
 
 
-def _audio_files(folder: str) -> Iterator[str]:
-  """Paths of the audio files in a folder and its subfolders, sorted."""
+def _audio_files(folder: str, above: Sequence[str] = ()) -> Iterator[str]:
+  """Paths of the audio files in a folder and its subfolders, sorted.
+
+  Links are followed, but to none of the folders `above`.
+  """
+  if "://" not in folder:
+    real = os.path.realpath(folder)
+    if real in above:
+      return
+    above = (*above, real)
   # Not gfile.walk, which asks of every file whether it is a folder: in a bucket
   # a request each.
   for name in _listed(folder):
@@ -209,7 +217,7 @@ def _audio_files(folder: str) -> Iterator[str]:
     if name.lower().endswith(audio.EXTENSIONS):
       yield path
     elif name.endswith("/") or tf.io.gfile.isdir(path):
-      yield from _audio_files(path.rstrip("/"))
+      yield from _audio_files(path.rstrip("/"), above)
 
 
 def _listed(folder: str) -> list[str]:
