@@ -309,11 +309,7 @@ def test_files_folders_and_patterns_are_found(tmp_path):
   (tmp_path / "deep" / "0").symlink_to(tmp_path / "z")
   (tmp_path / "z" / "up").symlink_to(tmp_path)
   (tmp_path / "z" / "gone.wav").symlink_to(tmp_path / "none.wav")
-  assert found("deep") == [
-    "deep/0/d.ogg",
-    *(f"deep/0/up/{x}" for x in ("[1].wav", "a.MP3", "b.wav")),
-    "deep/er/c.flac",
-  ]
+  assert found("deep") == ["deep/0/d.ogg", "deep/er/c.flac"]
   assert found("") == ["[1].wav", "a.MP3", "b.wav", "deep/er/c.flac", "z/d.ogg"]
   for nothing in ("empty", "*.aiff"):
     with pytest.raises(ValueError, match="no audio file there"):

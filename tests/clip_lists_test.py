@@ -116,10 +116,16 @@ def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
   dog = tmp_path / "sounds" / "dog"
   dog.mkdir(parents=True)
   (dog / "a.wav").touch()
+  (tmp_path / "sounds" / "cat").mkdir()
+  (tmp_path / "sounds" / "cat" / "c.wav").touch()
   (dog / "loop").symlink_to(tmp_path / "sounds")
   (dog / "others").symlink_to(tmp_path / "else")
   _, clips = clip_lists.from_class_dirs(str(tmp_path / "sounds"))
-  assert [clip.id for clip in clips] == ["dog/a.wav", "dog/others/b.wav"]
+  assert [clip.id for clip in clips] == [
+    "cat/c.wav",
+    "dog/a.wav",
+    "dog/others/b.wav",
+  ]
 
 
 @pytest.mark.parametrize(

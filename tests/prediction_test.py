@@ -344,7 +344,8 @@ def test_a_terminal_gets_bars(model, tagger, tmp_path):
     (["--timeline", "--hop_seconds=0", "x"], "hop_seconds=0"),
     (["--embeddings=/proc/none/e", "x"], "/proc/none"),
     (["--embeddings=/proc/e", "x"], "/proc/"),
-    (["--embeddings=new/", "x"], "--embeddings=new/: a folder"),
+    (["--embeddings=new/", "x"], "--embeddings=new/: that is no file"),
+    (["--embeddings=/dev/null", "x"], "/dev/null: that is no file"),
     ([], "at least one FILE is required"),
     (["none/*.wav"], "none/*.wav: no audio file there"),
     (
@@ -394,6 +395,7 @@ def test_embeddings_that_cannot_be_written_leave_the_older_ones(
   line = command.fail("-c", limited, *arguments, cwd=tmp_path)
   assert "File too large" in line
   assert (tmp_path / "e.npz").read_text() == "older"
+  assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "e.npz"}
 
 
 def test_benchmark(model, tmp_path):

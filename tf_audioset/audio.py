@@ -421,7 +421,7 @@ def duration_seconds(path: str | os.PathLike) -> float:
 def find_files(arguments: Sequence[str]) -> list[str]:
   """Files, folders (all audio in and below them) and glob patterns.
 
-  Links to folders are followed, but none is looked into twice.
+  Links to folders are followed, but to none twice, and to none above.
 
   Returns:
     Paths; the files of a folder or a pattern are sorted. What is none of them
@@ -450,12 +450,13 @@ def find_files(arguments: Sequence[str]) -> list[str]:
 def _audio_in(folder: str) -> list[str]:
   found, seen = [], set()
   tops = [folder]
-  # Links are followed when all else was seen, and no folder is seen twice: one
-  # may lead to where it is.
+  # Links are followed when all else was seen, and no folder is seen twice or is
+  # one above: a link may lead to where it is.
+  home = os.path.realpath(folder)
   for top in tops:
     for parent, folders, names in os.walk(top):
       real = os.path.realpath(parent)
-      if real in seen:
+      if real in seen or home.startswith(os.path.join(real, "")):
         folders.clear()
         continue
       seen.add(real)

@@ -154,10 +154,11 @@ def from_class_dirs(
   )
   if not names:
     raise ValueError(f"--class_dirs={class_dirs}: holds no folder.")
+  above = [] if "://" in root else [os.path.realpath(root)]
   clips = [
     Clip(os.path.relpath(path, root), path, (i,))
     for i, name in enumerate(names)
-    for path in _audio_files(os.path.join(root, name))
+    for path in _audio_files(os.path.join(root, name), above)
   ]
   return labels.ClassList.from_names(names), _checked(class_dirs, clips)
 

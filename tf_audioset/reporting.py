@@ -216,7 +216,7 @@ def _forget(path: str, first_step: int) -> None:
     # The validation at the first step is made again, its loop is not.
     if row["step"] + ("epoch" in row) > first_step:
       break
-    kept.append(json.dumps(row) + "\n")
+    kept.append(storage.to_json(row) + "\n")
   storage.write_file(path, "".join(kept).encode())
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -17,9 +18,14 @@ from tf_audioset import messages
 def write_file(path: str, content: bytes) -> None:
   """Writes a file that is never seen half written."""
   temporary = f"{path}.tmp-{os.getpid()}"
-  with tf.io.gfile.GFile(temporary, "wb") as file:
-    file.write(content)
-  tf.io.gfile.rename(temporary, path, overwrite=True)
+  try:
+    with tf.io.gfile.GFile(temporary, "wb") as file:
+      file.write(content)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+  except tf.errors.OpError:
+    with contextlib.suppress(tf.errors.OpError):
+      tf.io.gfile.remove(temporary)  # On a disk that may be full.
+    raise
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -44,7 +50,7 @@ def check_no_pattern(path: str) -> None:
     ValueError: If the path has a character that its reader takes for a part of
       a pattern.
   """
-  found = re.search(r"[\[\\]", os.path.abspath(path))
+  found = re.search(r"[\[\\]", path)
   if found:
     raise ValueError(
       f"{path}: TensorFlow cannot read checkpoints whose path has a "

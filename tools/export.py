@@ -42,7 +42,10 @@ flags.DEFINE_integer(
   lower_bound=1,
 )
 flags.DEFINE_integer(
-  "batch_size", 8, "Clips of the signature 'batched'.", lower_bound=1
+  "batch_size",
+  8,
+  "Clips of the signature 'batched'; an hour in all at most.",
+  lower_bound=1,
 )
 flags.DEFINE_integer(
   "batch_samples",

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import pathlib
@@ -147,10 +148,10 @@ def _check_flags() -> None:
   if FLAGS.embeddings:
     folder = os.path.dirname(FLAGS.embeddings) or "."
     os.makedirs(folder, exist_ok=True)
-    if os.path.isdir(FLAGS.embeddings):
-      raise ValueError(
-        f"--embeddings={FLAGS.embeddings}: a folder; give a file in it."
-      )
+    if os.path.exists(FLAGS.embeddings) and not os.path.isfile(
+      FLAGS.embeddings
+    ):
+      raise ValueError(f"--embeddings={FLAGS.embeddings}: that is no file.")
     with tempfile.TemporaryFile(dir=folder):
       pass  # Written last: a folder that takes no file is told now.
 
@@ -207,7 +208,7 @@ def _clips(tagger, files, output) -> float:
   """Scores files whole; returns the seconds of audio."""
   import numpy as np
 
-  from tf_audioset import prediction
+  from tf_audioset import prediction, storage
 
   names, embeddings, all_scores = [], [], []
   audio_seconds = 0.0
@@ -224,16 +225,15 @@ def _clips(tagger, files, output) -> float:
         embeddings.append(clip.embedding)
         all_scores.append(clip.scores)
   if FLAGS.embeddings:
-    temporary = f"{FLAGS.embeddings}.tmp-{os.getpid()}"
-    with open(temporary, "wb") as file:
-      np.savez(
-        file,
-        files=np.array(names, str),
-        embeddings=np.array(embeddings),
-        scores=np.array(all_scores),
-        names=np.array(tagger.classes.names),
-      )
-    os.replace(temporary, FLAGS.embeddings)
+    content = io.BytesIO()
+    np.savez(
+      content,
+      files=np.array(names, str),
+      embeddings=np.array(embeddings),
+      scores=np.array(all_scores),
+      names=np.array(tagger.classes.names),
+    )
+    storage.write_file(os.path.realpath(FLAGS.embeddings), content.getvalue())
   return audio_seconds
 
 
