@@ -102,6 +102,13 @@ def test_mixup_pairs_by_a_permutation_and_mixes_targets_alike():
   assert (np.count_nonzero(partner > 1e-6, axis=0) <= 1).all()
 
 
+def test_a_masks_value_may_be_a_whole_number():
+  masked = tf.function(augment.SpecAugment(mask_value=-18))(
+    tf.zeros([4, 100, 64]), _SEED
+  )
+  assert set(np.unique(masked)) == {-18.0, 0.0}
+
+
 def test_alpha_zero_changes_nothing():
   features = tf.random.stateless_normal([4, 5, 6], _SEED)
   mixed, targets = augment.Mixup(0.0)(features, tf.eye(4), _SEED)

@@ -122,6 +122,31 @@ def test_filterbank_equals_the_golden_values():
   np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("fft_samples", [400, 401, 1023])
+def test_the_bins_of_any_fft_are_where_numpy_has_them(fft_samples):
+  filters = features.mel_filterbank(
+    num_mels=20,
+    fft_samples=fft_samples,
+    sample_rate_hz=16000,
+    lower_hz=60.0,
+    upper_hz=7800.0,
+  )
+  edges_hz = features.mel_to_hz(
+    np.linspace(*features.hz_to_mel([60.0, 7800.0]), 22)
+  )
+  bins_hz = np.fft.rfftfreq(fft_samples, 1 / 16000)
+  for i, of_band in enumerate(filters.T):
+    expected = np.interp(bins_hz, edges_hz[i : i + 3], [0, 1, 0])
+    np.testing.assert_allclose(of_band, expected, atol=1e-9)
+
+
+def test_tflites_fft_has_powers_of_two_only():
+  with pytest.raises(ValueError, match="400 samples: TFLite has only powers"):
+    features.power_spectrogram(
+      tf.zeros([1, 8000]), fft_samples=400, engine="fft32"
+    )
+
+
 @pytest.mark.parametrize(
   ("engine", "compiled"), [("fft", False), ("matmul", False), ("matmul", True)]
 )

@@ -414,6 +414,7 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
       "8, does not divide by the 1 replicas times",
     ),
     ("ResNet.depth = 19", "depth is 19"),
+    ("LogMel.sample_rate_hz = 32000", "is 32000; records have 16000"),
     ("Mixup.alpha = -1", "alpha is -1"),
     ("Pipeline.padding = 'mirror'", "'mirror'"),
     ("train.holdout_percent = 100", "is 100; it must be .*, 0 to 99"),

@@ -42,7 +42,7 @@ class SpecAugment:
     """
     self._freq = (num_freq_masks, max_freq_bands)
     self._time = (num_time_masks, max_time_frames)
-    self._mask_value = mask_value
+    self._mask_value = float(mask_value)  # gin may have a whole number.
 
   def __call__(self, features: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Masks each example on its own.
@@ -92,7 +92,9 @@ class Mixup:
     """Tabulates the inverse distribution function.
 
     Args:
-      alpha: Parameter of Beta(alpha, alpha); 0 switches Mixup off.
+      alpha: Parameter of Beta(alpha, alpha); 0 switches Mixup off. The table
+        is made for 1 and below: at 5 the variance is 0.1 % too great, at 50
+        it is 2 %.
 
     Raises:
       ValueError: If alpha is negative.

@@ -106,7 +106,10 @@ def mel_filterbank(
   lowest, highest = hz_to_mel([lower_hz, upper_hz], mel_scale)
   edges_hz = mel_to_hz(np.linspace(lowest, highest, num_mels + 2), mel_scale)
   left, centre, right = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
-  bins_hz = np.linspace(0.0, nyquist_hz, fft_samples // 2 + 1)[:, np.newaxis]
+  num_bins = fft_samples // 2 + 1
+  # Of an odd length, the last bin is not at half the sample rate.
+  highest_hz = nyquist_hz * 2 * (num_bins - 1) / fft_samples
+  bins_hz = np.linspace(0.0, highest_hz, num_bins)[:, np.newaxis]
   rising = (bins_hz - left) / (centre - left)
   falling = (right - bins_hz) / (right - centre)
   filters = np.maximum(0.0, np.minimum(rising, falling))
@@ -144,10 +147,15 @@ def power_spectrogram(
 
   Raises:
     ValueError: If `alignment` or `engine` is unknown, or the window is longer
-      than the FFT, or than the 1638 samples that "matmul" sums exactly.
+      than the FFT, or than the 1638 samples that "matmul" sums exactly;
+      or if "fft32" has an FFT that is no power of two.
   """
   if alignment not in ALIGNMENTS:
     raise ValueError(f"alignment {alignment!r}: allowed are {ALIGNMENTS}.")
+  if engine == "fft32" and fft_samples & (fft_samples - 1):
+    raise ValueError(
+      f"FFT of {fft_samples} samples: TFLite has only powers of two."
+    )
   if window_samples > fft_samples:
     raise ValueError(
       f"window of {window_samples} samples: allowed is at most the "
@@ -594,6 +602,7 @@ class LogMel(LogSpectrogram):
       alignment,
       engine,
     )
+    self.sample_rate_hz = sample_rate_hz
     self._filters = mel_filterbank(
       num_mels=num_mels,
       fft_samples=fft_samples,

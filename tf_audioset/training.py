@@ -32,6 +32,7 @@ from tf_audioset import (
   prepared,
   pretrained,
   randomness,
+  records,
   reporting,
   storage,
   trainer,
@@ -436,6 +437,12 @@ def build(
 def _make_tagger(model, num_classes: int, num_samples: int):
   """A tagger with its variables made."""
   tagger = model(num_classes=num_classes)
+  rate_hz = getattr(tagger.frontend, "sample_rate_hz", records.SAMPLE_RATE_HZ)
+  if rate_hz != records.SAMPLE_RATE_HZ:
+    raise ValueError(
+      f"LogMel.sample_rate_hz is {rate_hz}; records have "
+      f"{records.SAMPLE_RATE_HZ}."
+    )
   tagger(tf.zeros([1, num_samples]))
   return tagger
 
