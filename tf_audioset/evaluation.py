@@ -64,7 +64,7 @@ class Evaluator:
     times_seen = np.zeros(self._shape[0], np.int64)
     for batch in self._batches:
       index, batch_scores, batch_targets = (
-        self._strategy.gather(x, axis=0).numpy() for x in self._score(batch)
+        x.numpy() for x in self._score(batch)
       )
       real = (0 <= index) & (index < self._shape[0])
       index = index[real]
@@ -88,7 +88,11 @@ class Evaluator:
       logits = self._tagger(waveform)
       return index, self._tagger.loss_function.log_scores(logits), targets
 
-    return self._strategy.run(replica, args=batch)
+    # Gathered in here: outside, each call would be traced anew.
+    return [
+      self._strategy.gather(x, axis=0)
+      for x in self._strategy.run(replica, args=batch)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -541,8 +541,11 @@ class ReplicatedTagger:
     def score_one(waveform):
       return batched(waveform=waveform)["scores"]
 
+    # Gathered in there: outside, each call would be traced anew.
     self._score = tf.function(
-      lambda waveform: strategy.run(score_one, args=(waveform,))
+      lambda waveform: strategy.gather(
+        strategy.run(score_one, args=(waveform,)), axis=0
+      )
     )
 
   def score(self, waveform: np.ndarray) -> np.ndarray:
@@ -563,7 +566,7 @@ class ReplicatedTagger:
         lambda context: tf.constant(parts[context.replica_id_in_sync_group])
       )
     )
-    return self._strategy.gather(scores, axis=0).numpy()[: len(waveform)]
+    return scores.numpy()[: len(waveform)]
 
 
 def _operations(function) -> set[str]:
