@@ -18,21 +18,14 @@ def _folder(tmp_path_factory):
 
 
 def _arguments(folder, name, *bindings, flags=()):
-  bindings = (
-    *small.BINDINGS,
+  arguments = small.arguments(
+    folder / "records",
+    folder / name,
     "train.num_epochs = 2",
     "train.steps_per_loop = 3",
     *bindings,
   )
-  return [
-    "-m",
-    "tests.small",
-    "--gin_file=gin/quickstart.gin",
-    f"--data_dir={folder / 'records'}",
-    f"--workdir={folder / name}",
-    *(f"--gin_bindings={binding}" for binding in bindings),
-    *flags,
-  ]
+  return [*arguments, *flags]
 
 
 def _place(folder, clip_id):

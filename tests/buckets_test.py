@@ -17,11 +17,6 @@ import tensorflow as tf
 from tests import command, small, storage_emulator, toy
 from tf_audioset import data, evaluation, export, prepared
 
-_BINDINGS = (
-  *small.BINDINGS,
-  "train.num_epochs = 3",
-  "train.steps_per_loop = 1",
-)
 _RECORD_BYTES = 320 << 10  # What is read at once, see tf_audioset/__init__.py.
 
 
@@ -269,14 +264,9 @@ for use in (
 
 
 def _arguments(data_dir, workdir):
-  return [
-    "-m",
-    "tests.small",
-    "--gin_file=gin/quickstart.gin",
-    f"--data_dir={data_dir}",
-    f"--workdir={workdir}",
-    *(f"--gin_bindings={binding}" for binding in _BINDINGS),
-  ]
+  return small.arguments(
+    data_dir, workdir, "train.num_epochs = 3", "train.steps_per_loop = 1"
+  )
 
 
 def _train_until(storage, line, act) -> tuple[int, str]:

@@ -10,12 +10,6 @@ import tensorflow as tf
 
 from tests import command, small, toy
 
-_BINDINGS = (
-  *small.BINDINGS,
-  "train.num_epochs = 3",
-  "train.steps_per_loop = 1",
-)
-
 
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
@@ -26,14 +20,12 @@ def _folder(tmp_path_factory):
 
 
 def _arguments(folder, name):
-  return [
-    "-m",
-    "tests.small",
-    "--gin_file=gin/quickstart.gin",
-    f"--data_dir={folder / 'records'}",
-    f"--workdir={folder / name}",
-    *(f"--gin_bindings={binding}" for binding in _BINDINGS),
-  ]
+  return small.arguments(
+    folder / "records",
+    folder / name,
+    "train.num_epochs = 3",
+    "train.steps_per_loop = 1",
+  )
 
 
 @pytest.fixture(name="undisturbed", scope="module")

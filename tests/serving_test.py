@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients against a server that runs the exported model by the C library."""
 
+import contextlib
 import http.server
 import sys
 import threading
@@ -192,25 +193,31 @@ def test_a_refused_request_is_not_sent_again(server, kind):
   assert len(server.failures) == 1
 
 
+@contextlib.contextmanager
+def _http_server(handler):
+  """Yields its address, HOST:PORT."""
+  server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  yield f"localhost:{server.server_port}"
+  server.shutdown()
+  server.server_close()
+
+
 def test_no_server_and_no_answer_in_time_are_unavailable():
   class Silent(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
       time.sleep(0.5)
 
-  silent = http.server.ThreadingHTTPServer(("localhost", 0), Silent)
-  threading.Thread(target=silent.serve_forever, daemon=True).start()
-  host = f"localhost:{silent.server_port}"
-  for kind, at in (
-    (serving.Grpc, "localhost:1"),
-    (serving.Rest, "localhost:1"),
-    (serving.Grpc, host),
-    (serving.Rest, host),
-  ):
-    connection = kind(at, model="tagger", timeout_seconds=0.1)
-    with pytest.raises(serving.UnavailableError):
-      connection.predict("classes", {})
-  silent.shutdown()
-  silent.server_close()
+  with _http_server(Silent) as host:
+    for kind, at in (
+      (serving.Grpc, "localhost:1"),
+      (serving.Rest, "localhost:1"),
+      (serving.Grpc, host),
+      (serving.Rest, host),
+    ):
+      connection = kind(at, model="tagger", timeout_seconds=0.1)
+      with pytest.raises(serving.UnavailableError):
+        connection.predict("classes", {})
 
 
 @pytest.mark.parametrize(
@@ -226,15 +233,10 @@ def test_what_is_no_model_server_is_told(answer):
     def log_message(self, *_):
       pass
 
-  other = http.server.ThreadingHTTPServer(("localhost", 0), Other)
-  threading.Thread(target=other.serve_forever, daemon=True).start()
-  connection = serving.Rest(
-    f"localhost:{other.server_port}", model="tagger", timeout_seconds=9
-  )
-  with pytest.raises(serving.ServingError, match="is not TF Serving"):
-    connection.predict("classes", {})
-  other.shutdown()
-  other.server_close()
+  with _http_server(Other) as host:
+    connection = serving.Rest(host, model="tagger", timeout_seconds=9)
+    with pytest.raises(serving.ServingError, match="is not TF Serving"):
+      connection.predict("classes", {})
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])

@@ -22,6 +22,18 @@ BINDINGS = (
 )
 
 
+def arguments(data_dir, workdir, *bindings: str) -> list[str]:
+  """The command, for `command.run`; `bindings` come after `BINDINGS`."""
+  return [
+    "-m",
+    "tests.small",
+    "--gin_file=gin/quickstart.gin",
+    f"--data_dir={data_dir}",
+    f"--workdir={workdir}",
+    *(f"--gin_bindings={binding}" for binding in (*BINDINGS, *bindings)),
+  ]
+
+
 @gin.register
 class SmallBackbone(toy.MeanBackbone):
   """With statistics that have to be saved as well."""

@@ -762,19 +762,12 @@ def test_a_tpu_of_other_machines_needs_pcm16(trained, tmp_path, monkeypatch):
 
 
 def test_a_profile_of_some_steps(trained, tmp_path):
-  bindings = (
-    *small.BINDINGS,
+  arguments = small.arguments(
+    trained[0] / "records",
+    tmp_path / "run",
     "train.num_epochs = 2",
     "train.steps_per_loop = 2",
   )
-  arguments = [
-    "-m",
-    "tests.small",
-    "--gin_file=gin/quickstart.gin",
-    f"--data_dir={trained[0] / 'records'}",
-    f"--workdir={tmp_path / 'run'}",
-    *(f"--gin_bindings={binding}" for binding in bindings),
-  ]
   command.succeed(*arguments, "--profile_steps=3,4")
   traces = list(tmp_path.glob("run/summaries/plugins/profile/*/*.xplane.pb"))
   assert len(traces) == 1 and traces[0].stat().st_size > 1000

@@ -158,7 +158,7 @@ def write(folder: str, split: str, of_split: dict) -> None:
     with tf.io.gfile.GFile(path) as file:
       content = json.load(file)
   content[split] = of_split
-  storage.write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+  storage.write_json(path, content)
   text = "\n".join(
     f"{summary(name, one)}\n\n{_class_table(one)}\n"
     for name, one in content.items()

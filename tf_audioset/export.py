@@ -38,7 +38,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_audioset import data, labels, records, storage, warmup
+from tf_audioset import data, labels, messages, records, storage, warmup
 from tf_audioset.models import weights
 
 # A second of audio takes about 2 MB of memory; a server should not end for it.
@@ -593,9 +593,8 @@ def _load(directory: str):
   level = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
-    return tf.saved_model.load(directory)
-  except IndexError as e:  # What TensorFlow makes of a file that ends early.
-    raise ValueError(f"{directory} is broken: {e}") from e
+    with messages.naming_broken(directory):
+      return tf.saved_model.load(directory)
   finally:
     logging.set_verbosity(level)
 

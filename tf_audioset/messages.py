@@ -3,7 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def naming_broken(path: str) -> Iterator[None]:
+  """Names the checkpoint of which TensorFlow finds that a file ends early."""
+  try:
+    yield
+  except IndexError as e:
+    raise ValueError(f"{path} is broken: {e}") from e
 
 
 def first_line(message: str) -> str:

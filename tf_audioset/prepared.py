@@ -379,8 +379,7 @@ def write_dataset_info(data_dir: str, info: DatasetInfo) -> None:
     **dataclasses.asdict(info),
     "classes": info.classes.to_json(),
   }
-  text = json.dumps(content, indent=1) + "\n"
-  storage.write_file(os.path.join(data_dir, INFO_FILE), text.encode())
+  storage.write_json(os.path.join(data_dir, INFO_FILE), content)
 
 
 def read_dataset_info(data_dir: str) -> DatasetInfo | None:

@@ -9,7 +9,7 @@ import os
 
 import tensorflow as tf
 
-from tf_audioset import export, labels
+from tf_audioset import export, labels, messages
 
 # What TensorFlow puts behind a variable's name in a checkpoint.
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -71,12 +71,10 @@ def load(path: str, tagger: tf.keras.Model, classes: labels.ClassList) -> str:
   is_same = num_classes == len(classes)
   if known_classes is not None:
     is_same = known_classes == classes
-  try:
+  with messages.naming_broken(checkpoint):
     for key, name, variable in zip(keys, names, tagger.variables):
       if is_same or not name.startswith("head/"):
         variable.assign(reader.get_tensor(key + _VALUE))
-  except IndexError as e:  # What TensorFlow makes of a file that ends early.
-    raise ValueError(f"{checkpoint} is broken: {e}") from e
   new = "" if is_same else "; the head is new"
   return f"starting from {checkpoint}, of {num_classes} classes{new}"
 

@@ -176,10 +176,7 @@ class Report:
       "python": platform.python_version(),
       "packages": _package_versions(),
     }
-    storage.write_file(
-      os.path.join(self._workdir, "summary.json"),
-      (storage.to_json(content, 1) + "\n").encode(),
-    )
+    storage.write_json(os.path.join(self._workdir, "summary.json"), content)
 
   def _line_start(self) -> str:
     return "\r\033[K" if self._is_live else ""

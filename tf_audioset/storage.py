@@ -28,6 +28,11 @@ def write_file(path: str, content: bytes) -> None:
     raise
 
 
+def write_json(path: str, content: Any, indent: int = 1) -> None:
+  """Writes a file of JSON, see `to_json`, as `write_file` does."""
+  write_file(path, (to_json(content, indent) + "\n").encode())
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
   """JSON, which has neither nan nor infinity: null stands for them."""
 

@@ -28,6 +28,7 @@ from tf_audioset import (
   features,  # noqa: F401
   labels,
   losses,  # noqa: F401
+  messages,
   optimization,
   prepared,
   pretrained,
@@ -260,7 +261,9 @@ def train(
   stop.saved(first_step)
   if is_chief:
     tf.io.gfile.makedirs(workdir)
-    _write_json(run_file, {**fixed, "classes": training.classes.to_json()})
+    storage.write_json(
+      run_file, {**fixed, "classes": training.classes.to_json()}
+    )
     storage.write_file(config_file, config.operative().encode())
 
   evaluator = evaluation.Evaluator(
@@ -554,14 +557,13 @@ def restored_tagger(
 ) -> tagger_lib.Tagger:
   """The `Tagger` of a checkpoint; see `export_checkpoint`."""
   tagger = _make_tagger(model, num_classes, pipeline.crop_samples)
-  try:
-    tf.train.Checkpoint(model=tagger).restore(
-      path
-    ).expect_partial().assert_existing_objects_matched()
-  except (AssertionError, ValueError, tf.errors.OpError) as e:
-    raise ValueError(f"{path} is no checkpoint of this model.") from e
-  except IndexError as e:  # What TensorFlow makes of a file that ends early.
-    raise ValueError(f"{path} is broken: {e}") from e
+  with messages.naming_broken(path):
+    try:
+      tf.train.Checkpoint(model=tagger).restore(
+        path
+      ).expect_partial().assert_existing_objects_matched()
+    except (AssertionError, ValueError, tf.errors.OpError) as e:
+      raise ValueError(f"{path} is no checkpoint of this model.") from e
   return tagger
 
 
@@ -569,7 +571,7 @@ def _write_thresholds(workdir, step, split, thresholds, f1) -> None:
   """What an export of this step's checkpoint says of thresholds."""
   folder = os.path.join(workdir, _THRESHOLDS)
   tf.io.gfile.makedirs(folder)
-  _write_json(
+  storage.write_json(
     os.path.join(folder, f"{step}.json"),
     {
       "chosen_by": "greatest F1 of the class on the validation clips' crops; "
@@ -665,10 +667,6 @@ def _show_changes(path: str) -> None:
   ]
   if changes:
     print("\n".join(["changed since the last start:", *changes]), flush=True)
-
-
-def _write_json(path: str, content) -> None:
-  storage.write_file(path, (storage.to_json(content, 1) + "\n").encode())
 
 
 def _digest(text: str) -> str:

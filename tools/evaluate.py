@@ -163,8 +163,7 @@ def main() -> None:
       **difference,
     }
     lines += _comparison(difference, table)
-  text = storage.to_json(summary, indent=2) + "\n"
-  storage.write_file(os.path.join(folder, "metrics.json"), text.encode())
+  storage.write_json(os.path.join(folder, "metrics.json"), summary, indent=2)
   storage.write_file(
     os.path.join(folder, "per_class.csv"), _to_csv(table, zip(*table.values()))
   )

@@ -52,7 +52,7 @@ class ConvNeXt(tf.keras.Model):
       approximate_gelu: The tanh approximation of GELU (audax) or the exact.
 
     Raises:
-      ValueError: If there is no such variant.
+      ValueError: If there is no such variant, or the rate is not in [0, 1).
     """
     super().__init__(name="convnext")
     if variant not in _VARIANTS:

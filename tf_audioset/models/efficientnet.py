@@ -65,7 +65,7 @@ class EfficientNet(tf.keras.Model):
       batch_norm_epsilon: Added to the variance.
 
     Raises:
-      ValueError: If there is no such variant.
+      ValueError: If there is no such variant, or the rate is not in [0, 1).
     """
     super().__init__(name="efficientnet")
     if variant not in _VARIANTS:
