@@ -36,6 +36,11 @@ def test_a_reader_that_has_seen_enough_is_no_mistake():
   process.wait()
 
 
+def test_not_a_number_is_no_length():
+  flag = "--clip_seconds=nan"
+  assert flag in command.fail("tools/make_tfrecords.py", flag)
+
+
 @pytest.mark.parametrize(
   ("tool", "arguments"),
   [

@@ -59,6 +59,10 @@ def run(
       print(FLAGS.main_module_help())
       _exit_now(0)
     arguments = FLAGS(sys.argv)[1:]
+    for name in FLAGS:
+      # No bound of a flag holds it up.
+      if FLAGS[name].value != FLAGS[name].value:
+        raise flags.Error(f"--{name}=nan is not a number.")
     for name in required:
       if FLAGS[name].value in (None, "", []):
         raise flags.Error(f"--{name} is required; --help shows all flags.")

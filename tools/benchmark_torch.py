@@ -101,20 +101,23 @@ def _training(args, arrays):
   return step
 
 
-class _LogMel(torch.nn.Module):
-  """torchaudio's way: a float32 `stft`, |.|^2, mel, log."""
+def _padded(waveform):
+  """For centred frames of 1024 with the reflection of frames of 400."""
+  padded = torch.nn.functional.pad(waveform, (200, 200), mode="reflect")
+  return torch.nn.functional.pad(padded, (312, 312))
 
-  def __init__(self, filterbank):
+
+class _LogMel(torch.nn.Module):
+  """torchaudio's way: `stft`, |.|^2, mel, log."""
+
+  def __init__(self, filterbank, dtype=torch.float32):
     super().__init__()
-    self.register_buffer("filters", torch.from_numpy(filterbank))
-    self.register_buffer("window", torch.hann_window(400))
+    self.register_buffer("filters", torch.from_numpy(filterbank).to(dtype))
+    self.register_buffer("window", torch.hann_window(400, dtype=dtype))
 
   def forward(self, waveform):
-    # Centred frames of 1024; the reflection is that of 400 samples' frames.
-    padded = torch.nn.functional.pad(waveform, (200, 200), mode="reflect")
-    padded = torch.nn.functional.pad(padded, (312, 312))
     spectrum = torch.stft(
-      padded,
+      _padded(waveform).to(self.window.dtype),
       1024,
       160,
       400,
@@ -123,7 +126,8 @@ class _LogMel(torch.nn.Module):
       return_complex=True,
     )
     power = spectrum.real.square() + spectrum.imag.square()
-    return (power.transpose(1, 2) @ self.filters).clamp(1e-8, 1e8).log()
+    log_mel = (power.transpose(1, 2) @ self.filters).clamp(1e-8, 1e8).log()
+    return log_mel.float()
 
 
 def _inference(args, arrays):
@@ -195,28 +199,41 @@ def _inference(args, arrays):
 def _frontends(arrays, data):
   waveforms = arrays["waveforms"]
   tensor = torch.from_numpy(waveforms)
-  ours = _LogMel(arrays["filterbank"])
+  ways = {}
 
-  def with_torch():
+  def with_torch(log_mel, batch_size):
     with torch.inference_mode():
-      return ours(tensor).numpy()
+      return torch.cat([log_mel(x) for x in tensor.split(batch_size)]).numpy()
 
-  ways = {"torch.stft: log-mel": with_torch}
+  for dtype, note in (torch.float32, ""), (torch.float64, " in float64"):
+    log_mel = _LogMel(arrays["filterbank"], dtype)
+    for batch_size, by in (len(tensor), ""), (1, " clip by clip"):
+      ways[f"torch.stft{by}{note}: log-mel"] = functools.partial(
+        with_torch, log_mel, batch_size
+      )
   try:
     import torchaudio
 
-    transform = torchaudio.transforms.MelSpectrogram(
-      16000, 1024, 400, 160, 60.0, 7800.0, n_mels=64, center=False
-    )
-
-    def with_torchaudio():
+    def with_torchaudio(transform, dtype):
       with torch.inference_mode():
-        padded = torch.nn.functional.pad(tensor, (200, 200), mode="reflect")
-        padded = torch.nn.functional.pad(padded, (312, 312))
-        mel = transform(padded)
-        return mel.clamp(1e-8, 1e8).log().transpose(1, 2).numpy()
+        mel = transform(_padded(tensor).to(dtype))
+        return mel.clamp(1e-8, 1e8).log().transpose(1, 2).float().numpy()
 
-    ways["torchaudio: log-mel"] = with_torchaudio
+    for dtype, note in (torch.float32, ""), (torch.float64, " in float64"):
+      transform = torchaudio.transforms.MelSpectrogram(
+        16000,
+        1024,
+        400,
+        160,
+        60.0,
+        7800.0,
+        n_mels=64,
+        center=False,
+        wkwargs={"dtype": dtype},
+      )
+      ways[f"torchaudio{note}: log-mel"] = functools.partial(
+        with_torchaudio, transform.to(dtype), dtype
+      )
   except (ImportError, OSError):  # One for another version of torch.
     pass
   try:
