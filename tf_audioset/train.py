@@ -13,8 +13,8 @@ SIGTERM the run ends its loop, saves, and exits with code 75
   run.json          model, batch and data, which must not change; the classes
   checkpoints/      the newest few, model and optimizer
   best/             the model with the best validation mAP so far
-  metrics.jsonl     a line a loop and a line a validation
-  thresholds/       of each class, a file a validation
+  metrics.jsonl     one line per loop and one per validation
+  thresholds/       per-class thresholds, one file per validation
   summary.json      written at the end: results, code version, data
   summaries/        for TensorBoard
   saved_model/1/    the export, as TF Serving wants it
@@ -32,7 +32,7 @@ flags.DEFINE_multi_string(
   "gin_file", None, "Experiment, such as gin/efficientnet_b0.gin. Repeatable."
 )
 flags.DEFINE_multi_string(
-  "gin_bindings", [], "A line of gin that has the last word. Repeatable."
+  "gin_bindings", [], "A line of gin that overrides the files. Repeatable."
 )
 flags.DEFINE_string("data_dir", None, "What tools/make_tfrecords.py wrote.")
 flags.DEFINE_string("workdir", None, "Where checkpoints and the export go.")
@@ -51,14 +51,14 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
   "data_service",
   0,
-  "So many processes of this machine make the batches; 0: the training "
-  "process itself. See docs/input_pipeline.md.",
+  "Number of processes on this machine that make the batches; 0: the training "
+  "process makes them. See docs/input_pipeline.md.",
   lower_bound=0,
 )
 flags.DEFINE_list(
   "profile_steps",
   None,
-  "FIRST,LAST: loops that hold these steps are profiled, for TensorBoard.",
+  "FIRST,LAST: profile the loops that contain these steps, for TensorBoard.",
 )
 
 

@@ -4,19 +4,19 @@ r"""How fast training steps, exported models and the front end are.
   python tools/benchmark.py --peers --peer_python=/somewhere/bin/python
 
 --measure=training: the whole step of each .gin file, from int16 waveforms; its
-parts; and the step from log-mel features alone, which is what the peers make:
+parts; and the step from log-mel features alone, to compare with the peers:
 PyTorch with timm's models, JAX with the same models in flax.
---measure=inference: waveforms of 10 s to scores, by the exported model, a batch
-after the other with all cores or one thread for each, and clips from as many
-clients at once as there are cores; the peers begin with a log-mel as well.
---measure=frontend: log-mel of 5 s of loud tones over faint noise, and by how
-much it differs from NumPy's in float64; the peers in float32 and in float64.
+--measure=inference: waveforms of 10 s to scores, by the exported model: one
+batch after another, with all cores or one thread for each, and clips from as
+many parallel clients as there are cores; the peers begin with a log-mel, too.
+--measure=frontend: log-mel of 5 s of loud tones over faint noise, and its error
+against NumPy in float64; the peers in float32 and float64.
 
-Each variant is a process of its own; they take turns, and the best call of each
-counts, so that other load on the machine meets them alike. It still spoils what
-is timed by the clock, and CPU seconds less; the load average is printed. The
-peers are what is installed in --peer_python: torch and timm (torchaudio,
-librosa, onnxruntime), jax with flax and optax, the extra [peers] of setup.py.
+Each variant runs in its own process. The variants take turns, and the best call
+of each counts, so that other load on the machine affects all alike. Load still
+distorts wall times, and CPU times less; the load average is printed. The peers
+must be installed in --peer_python: torch and timm (torchaudio, librosa,
+onnxruntime), jax with flax and optax, the extra [peers] of setup.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tools import benchmark_worker
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
-  "measure", "training", ("training", "inference", "frontend"), "What."
+  "measure", "training", ("training", "inference", "frontend"), "What to time."
 )
 flags.DEFINE_multi_string(
   "gin_file",
@@ -53,20 +53,22 @@ flags.DEFINE_list(
 )
 flags.DEFINE_multi_string("gin_bindings", [], "A line of gin. Repeatable.")
 flags.DEFINE_integer(
-  "batch_size", 16, "Of training and of the front end.", lower_bound=1
+  "batch_size", 16, "For training and the front end.", lower_bound=1
 )
 flags.DEFINE_integer("num_classes", 527, "Width of the targets.", lower_bound=1)
-flags.DEFINE_integer("rounds", 5, "Turns that each variant has.", lower_bound=1)
+flags.DEFINE_integer("rounds", 5, "Turns of each variant.", lower_bound=1)
 flags.DEFINE_integer(
-  "calls", 2, "Measured in a turn, after one that is not.", lower_bound=1
+  "calls", 2, "Timed calls per turn, after one warm-up call.", lower_bound=1
 )
-flags.DEFINE_string("data_dir", None, "Train on it, not on batches in memory.")
+flags.DEFINE_string(
+  "data_dir", None, "Train on this, not on batches in memory."
+)
 flags.DEFINE_bool("peers", False, "Measure PyTorch, JAX, ... as well.")
 flags.DEFINE_string(
   "peer_python", sys.executable, "The interpreter that has the peers."
 )
-flags.DEFINE_string("json", None, "Write everything that was measured to it.")
-flags.DEFINE_string("serve", None, "For this tool: a variant to measure.")
+flags.DEFINE_string("json", None, "Write all measurements to this file.")
+flags.DEFINE_string("serve", None, "Internal: a variant to measure.")
 
 # Of those that have peers: the gin file's name, and timm's.
 _MODELS = ("resnet18", "efficientnet_b0", "convnext_tiny")

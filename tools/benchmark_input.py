@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""How fast training batches come, beside the reference's way of making them.
+r"""Throughput of training batches, compared with the reference's pipeline.
 
   python tools/benchmark_input.py
 
 Clips of 10 s become int16 crops of 5 s with 527 targets, in batches of 64:
 from FLAC in one process and in two (--data_service=2), from PCM16, and by the
-reference's way (tfio's decode_flac, of ZLIB TFRecords of the same clips). The
+reference's way (tfio's decode_flac, on ZLIB TFRecords of the same clips). The
 ways take turns, on one core and on two, and the best turn of each counts. Other
-load on the machine spoils what is timed by the clock; the column of CPU seconds
-(of the measuring process alone) suffers less from it.
+load on the machine distorts wall times; the column of CPU seconds (of the
+measuring process alone) is less affected.
 
 The clips are noise whose FLAC is as large as AudioSet's, about 215 kB, or the
 first of --data_dir.
@@ -32,14 +32,17 @@ from tf_audioset import cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", None, "Take the clips from this dataset.")
-flags.DEFINE_string("split", "train", "Of --data_dir.")
+flags.DEFINE_string("split", "train", "Which part of --data_dir.")
 flags.DEFINE_integer("num_clips", 256, "Clips in the dataset.", lower_bound=64)
-flags.DEFINE_integer("rounds", 5, "Turns that each way has.", lower_bound=1)
+flags.DEFINE_integer("rounds", 5, "Turns of each way.", lower_bound=1)
 flags.DEFINE_float(
-  "seconds", 1.5, "Of a turn, after as many without measuring.", lower_bound=0.1
+  "seconds",
+  1.5,
+  "Timed per turn, after a warm-up of the same length.",
+  lower_bound=0.1,
 )
-flags.DEFINE_string("serve", None, "For this tool: a prepared folder.")
-flags.DEFINE_list("cores", None, "For this tool: run on these.")
+flags.DEFINE_string("serve", None, "Internal: a prepared folder.")
+flags.DEFINE_list("cores", None, "Internal: run on these cores.")
 
 _BATCH = 64
 _CROP_SECONDS = 5.0

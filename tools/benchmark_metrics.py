@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast the metrics are beside scikit-learn's, and that they agree.
+"""Compares the speed and values of our metrics with scikit-learn's.
 
   python tools/benchmark_metrics.py [--num_clips 17408 --num_classes 527]
 
@@ -27,7 +27,7 @@ flags.DEFINE_integer("num_clips", 17408, "Rows.", lower_bound=2)
 flags.DEFINE_integer("num_classes", 527, "Columns.", lower_bound=1)
 flags.DEFINE_integer("num_rounds", 3, "Turns of each.", lower_bound=1)
 flags.DEFINE_integer(
-  "num_resamples", 1000, "Of the bootstrap; 0: none.", lower_bound=0
+  "num_resamples", 1000, "Bootstrap resamples; 0: none.", lower_bound=0
 )
 
 

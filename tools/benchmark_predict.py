@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much longer than decoding and scoring tools/predict.py takes.
+"""The overhead of tools/predict.py over decoding and scoring alone.
 
   python tools/benchmark_predict.py --saved_model DIR FILE...
 
@@ -8,7 +8,8 @@ rounds: the decoding alone, with predict's threads; the model alone, on the same
 batches, decoded before (which holds all of them in memory, 230 MB an hour);
 both as predict does them, in this process, after a first round that is not
 measured; and the command itself. Its start-up (imports, loading the model) is
-told apart, its first batches are not: they are slower than those that follow.
+reported separately, but its first batches, which are slower than the rest, are
+not.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
   python tools/benchmark_preparation.py [--num_clips=64] [--rounds=3]
 
 Files of 10 s, 44.1 kHz, stereo are prepared in this process, as a worker of
-make_tfrecords.py does. Judged by CPU time, which other programs spoil less than
-the clock; the best of the rounds. The hours are those of cores that do nothing
+make_tfrecords.py does. It measures CPU time, which other programs distort less
+than wall time, and takes the best round. The hours assume cores that do nothing
 else and never wait for files.
 """
 
@@ -24,8 +24,8 @@ from tf_audioset import audio, cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("num_clips", 64, "Files of each kind.", lower_bound=1)
-flags.DEFINE_integer("rounds", 3, "The best counts.", lower_bound=1)
-flags.DEFINE_enum("codec", "flac", audio.CODECS, "Of the records.")
+flags.DEFINE_integer("rounds", 3, "Rounds; the best counts.", lower_bound=1)
+flags.DEFINE_enum("codec", "flac", audio.CODECS, "Codec of the records.")
 
 _RATE_HZ = 44100
 _SECONDS = 10

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""How long a run takes to go on after it was stopped, and to stop.
+r"""How long a run takes to resume after it was stopped, and to stop.
 
   python tools/benchmark_resume.py [--num_clips=20000] [--repeats=3]
 
 Trains a small network on --num_clips generated clips up to 90 % of an epoch,
-sends it SIGTERM, and then starts it, in turn, anew and from its checkpoint.
-Times are of whole processes, from launch to the line of the first step.
+sends it SIGTERM, and then starts it in turn from scratch and from its
+checkpoint. Times are of whole processes, from launch to the first step's line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from absl import flags
 from tf_audioset import cli
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("num_clips", 20000, "In an epoch.", lower_bound=100)
+flags.DEFINE_integer("num_clips", 20000, "Clips per epoch.", lower_bound=100)
 flags.DEFINE_integer("repeats", 3, "Starts of each kind.", lower_bound=1)
 flags.DEFINE_float(
   "clip_seconds", 2.0, "Length of a generated clip.", lower_bound=0.2

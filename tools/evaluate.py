@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judges an exported tagger: mAP, mAUC and d' over every clip of a split.
+"""Evaluates an exported tagger: mAP, mAUC and d' over every clip of a split.
 
   python tools/evaluate.py --saved_model DIR --data_dir DIR [--split eval]
   python tools/evaluate.py --saved_model DIR --data_dir DIR --tpu NAME
   python tools/evaluate.py --scores FILE --data_dir DIR [--compare FILE_OR_DIR]
 
 Each clip is scored whole, in one pass. Writes metrics.json and per_class.csv
-to --output_dir. Behind each number stands the interval that holds it in 95 %
-of cases, by bootstrap over clips. Where each clip has one label, accuracy and
-confusion.csv (rows: the label; columns: the highest score) are added. --report
-FILE.html writes a page with a table of the classes, curves, calibration and
-the hardest clips as well.
+to --output_dir. Each number is followed by its 95 % confidence interval, by
+bootstrap over clips. Where each clip has one label, accuracy and confusion.csv
+(rows: the label; columns: the highest score) are added. --report FILE.html also
+writes a page with a table of the classes, curves, calibration and the hardest
+clips.
 
 A file of scores, read by --scores and --compare and written by --scores_out,
 is NumPy's .npz of ids [clips], mids [classes] and scores [clips, classes].
@@ -34,7 +34,7 @@ from tf_audioset import cli
 FLAGS = flags.FLAGS
 flags.DEFINE_string("saved_model", None, "What training exported.")
 flags.DEFINE_string(
-  "scores", None, "Judge the scores in this file instead, of any system."
+  "scores", None, "Evaluate the scores in this file, of any system, instead."
 )
 flags.DEFINE_string(
   "tpu",
@@ -46,7 +46,7 @@ flags.DEFINE_string(
 flags.DEFINE_string("data_dir", None, "What tools/make_tfrecords.py wrote.")
 flags.DEFINE_string("split", "eval", "Which part of the data.")
 flags.DEFINE_integer(
-  "batch_size", 32, "The most clips scored at once.", lower_bound=1
+  "batch_size", 32, "The most clips to score at once.", lower_bound=1
 )
 flags.DEFINE_string(
   "output_dir",
@@ -61,31 +61,31 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   "train_split",
   "train",
-  "Whose clips of each class the report shows; all of it is read for that if "
-  "there is no table of its clips. Empty: not shown.",
+  "The split whose number of clips per class the report shows. All of it is "
+  "read if there is no table of its clips. Empty: the numbers are not shown.",
 )
 flags.DEFINE_string(
   "compare",
   None,
-  "Another SavedModel or file of scores: the difference to it, on the clips "
-  "that both have.",
+  "Another SavedModel or file of scores: print the difference from it, on the "
+  "clips that both have.",
 )
 flags.DEFINE_float(
   "min_coverage",
   0.99,
-  "The least share of the clips that a file of scores must have.",
+  "The smallest share of the clips that a file of scores must have.",
   lower_bound=0,
   upper_bound=1,
 )
 flags.DEFINE_string(
   "ontology",
   None,
-  "AudioSet's ontology.json: averages for each of its top branches as well.",
+  "AudioSet's ontology.json: adds averages for each of its top branches.",
 )
 flags.DEFINE_integer(
   "num_resamples",
   1000,
-  "Of the bootstrap. Takes 8 bytes times clips times resamples.",
+  "Bootstrap resamples. They take 8 bytes times clips times resamples.",
   lower_bound=2,
 )
 

@@ -5,11 +5,11 @@ r"""Exports a checkpoint of a training run as a SavedModel.
       [--output_dir DIR] [--version N] [--tflite]
 
 Writes OUTPUT_DIR/N, which TF Serving takes up as soon as it is there. The data
-is not needed: the work directory's config.gin and run.json say all.
+is not needed: the work directory's config.gin and run.json are enough.
 
---tflite writes OUTPUT_DIR/N.tflite and N_int8.tflite as well, whose weights
-take a quarter of the room, and says how much they differ, in size, speed and
-scores of synthetic sounds.
+--tflite also writes OUTPUT_DIR/N.tflite and N_int8.tflite, whose weights take a
+quarter of the space, and prints how they differ in size, speed and the scores
+of synthetic sounds.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
   "batch_size",
   8,
-  "Clips of the signature 'batched'; an hour in all at most.",
+  "Clips per batch of the signature 'batched'; at most one hour in all.",
   lower_bound=1,
 )
 flags.DEFINE_integer(

@@ -4,8 +4,8 @@ r"""Turns a checkpoint of audax into a SavedModel and a starting point.
   python tools/import_audax.py --checkpoint FILE --model efficientnet_b0 \
       --saved_model DIR [--checkpoint_out DIR]
 
-FILE is as flax wrote it (msgpack); neither audax nor JAX is needed. To train
-on from it:
+FILE is a msgpack file written by flax; neither audax nor JAX is needed. To
+train on from it:
 
   python -m tf_audioset.train --gin_file=gin/audax/efficientnet_b0.gin \
       --init_from=CHECKPOINT_OUT ...

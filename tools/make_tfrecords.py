@@ -5,19 +5,19 @@
 
 FLAGS say what to read:
 
-  AudioSet's form:   --segments_csv --class_labels_csv --audio_dir
-  a manifest:        --manifest_csv --labels_map [--labels_delim ,]
-  a folder a class:  --class_dirs
+  AudioSet's form:       --segments_csv --class_labels_csv --audio_dir
+  a manifest:            --manifest_csv --labels_map [--labels_delim ,]
+  one folder per class:  --class_dirs
 
 It writes SPLIT-?????-of-?????.tfrecord, SPLIT.index.npz, SPLIT.clips.npz,
 dataset_info.json, audit.json and audit.txt to --output_dir. Call it again with
-another --split to add that one. Stopped at any moment, the same call goes on.
+another --split to add that one. If it is stopped, the same call continues.
 
 wav, flac, ogg, opus and mp3 files, and with the extra [av] m4a, mp4 and webm,
 of any rate and channel count become mono clips at 16 kHz of at most
---clip_seconds. Files are taken as already cut: the start in a segments CSV only
-helps to find YTID_START.flac. Paths may be gs://. The audit says of every row
-whether it was written, and why not.
+--clip_seconds. Files must already be cut: the start in a segments CSV only
+helps to find YTID_START.flac. Paths may be gs://. The audit accounts for every
+row: whether it was written, or why not.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("labels_map", None, "JSON: label -> index from 0.")
 flags.DEFINE_string("labels_delim", ",", "Between labels in the manifest.")
-flags.DEFINE_string("class_dirs", None, "A folder with one folder a class.")
+flags.DEFINE_string("class_dirs", None, "A folder with one folder per class.")
 flags.DEFINE_float(
   "clip_seconds",
   10.0,
@@ -59,18 +59,20 @@ flags.DEFINE_float(
   upper_bound=3600,  # A clip is decoded whole: 230 MB as float32.
 )
 flags.DEFINE_enum("codec", "flac", audio.CODECS, "How samples are stored.")
-flags.DEFINE_integer("clips_per_shard", 1024, "At most.", lower_bound=1)
+flags.DEFINE_integer(
+  "clips_per_shard", 1024, "The most in a shard.", lower_bound=1
+)
 flags.DEFINE_list(
   "drop",
   [],
-  "What is left out besides unusable clips: silent,short,clipped,in_two_splits "
-  "or some of these.",
+  "Leave out these, besides unusable clips: any of "
+  "silent,short,clipped,in_two_splits.",
 )
 flags.DEFINE_float(
   "min_coverage",
   0.99,
-  "Share of the rows that must be written; below it the exit code is 1, with "
-  "everything readable written all the same.",
+  "Share of the rows that must be written. Below it the exit code is 1, but "
+  "everything readable is still written.",
   lower_bound=0.0,
   upper_bound=1.0,
 )
@@ -81,9 +83,11 @@ flags.DEFINE_enum(
   "runner",
   None,
   ["DirectRunner", "FlinkRunner", "DataflowRunner"],
-  "Of Apache Beam, instead of processes of this machine.",
+  "Use this runner of Apache Beam, not processes on this machine.",
 )
-flags.DEFINE_string("beam_options", "", "Beam's own: '--region=... --...'.")
+flags.DEFINE_string(
+  "beam_options", "", "Options for Beam: '--region=... --...'."
+)
 
 _FORMS = {
   "segments_csv": ("segments_csv", "class_labels_csv", "audio_dir"),

@@ -5,9 +5,9 @@ r"""How much memory XLA plans for a training step.
 
 Compiles the whole step for the CPU and adds up XLA's own buffer assignment:
 weights, optimizer state, batch, activations and temporaries. The CPU has no
-bfloat16 convolutions and keeps their operands in float32, so that with
+bfloat16 convolutions and keeps their operands in float32. So with
 --precision=mixed_bfloat16 this is more than a TPU's compiler needs for
-activations, but for its padding. Nothing is run.
+activations, apart from its padding. Nothing is run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tf_audioset import cli
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("gin_file", None, "Experiment. Repeatable.")
 flags.DEFINE_multi_string("gin_bindings", [], "A line of gin. Repeatable.")
-flags.DEFINE_integer("batch_size", 256, "Of one replica.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 256, "Clips per replica.", lower_bound=1)
 flags.DEFINE_integer("num_classes", 527, "Width of the targets.", lower_bound=1)
 flags.DEFINE_enum(
   "precision", "mixed_bfloat16", ("float32", "mixed_bfloat16"), "As in gin."

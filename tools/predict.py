@@ -7,12 +7,12 @@ r"""Tags audio files with an exported model.
 
 FILE is an audio file of any rate and number of channels, a folder (all audio in
 and below it), a pattern such as 'sounds/*.wav', or - for a file on the standard
-input. Each file is scored whole, or with --timeline by windows, which takes no
+input. Each file is scored whole, or with --timeline in windows, which takes no
 more memory for hours than for minutes.
 
-On a terminal a table is printed, else lines of fields with tabs between them:
-file, then with --timeline begin and end in seconds, then score, class. --json
-and --csv are for programs. The exit code is 1 if a file could not be read.
+On a terminal it prints a table, otherwise lines of tab-separated fields: file,
+then with --timeline begin and end in seconds, then score, class. --json and
+--csv are for programs. The exit code is 1 if a file could not be read.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from tf_audioset import cli
 FLAGS = flags.FLAGS
 flags.DEFINE_string("saved_model", None, "What training exported.")
 flags.DEFINE_integer(
-  "top_k", 5, "How many classes to print a file or window.", lower_bound=1
+  "top_k", 5, "How many classes to print per file or window.", lower_bound=1
 )
-flags.DEFINE_bool("json", False, "Print a JSON object a line.")
+flags.DEFINE_bool("json", False, "Print one JSON object per line.")
 flags.DEFINE_bool("csv", False, "Print CSV.")
-flags.DEFINE_bool("timeline", False, "Score windows of the files.")
+flags.DEFINE_bool("timeline", False, "Score windows, not whole files.")
 flags.DEFINE_float(
   "window_seconds",
   None,
@@ -52,33 +52,34 @@ flags.DEFINE_float(
 flags.DEFINE_float(
   "hop_seconds",
   None,
-  "From the beginning of a window to the next. Default: half a window.",
+  "From the start of a window to the next. Default: half a window.",
   lower_bound=0.01,
   upper_bound=600,
 )
 flags.DEFINE_string(
   "png_dir",
   None,
-  "With --timeline: where to draw FILE.png, spectrogram over class activity.",
+  "With --timeline: folder for FILE.png, the spectrogram above class activity.",
 )
 flags.DEFINE_string(
   "audacity_dir",
   None,
-  "With --timeline: where to write FILE.txt, a label track for Audacity of "
-  "the classes that are at or above the threshold.",
+  "With --timeline: folder for FILE.txt, a label track for Audacity of the "
+  "classes that are at or above their thresholds.",
 )
 flags.DEFINE_float(
   "threshold",
   None,
-  "For --audacity_dir. Default: the model's own of each class, 0.5 where it "
-  "has none.",
+  "For --audacity_dir. Default: the model's own threshold for each class, 0.5 "
+  "where it has none.",
   lower_bound=0,
   upper_bound=1,
 )
 flags.DEFINE_string(
   "thresholds_csv",
   None,
-  "For --audacity_dir, instead: per_class.csv of tools/evaluate.py.",
+  "For --audacity_dir: take thresholds from this per_class.csv, which "
+  "tools/evaluate.py wrote.",
 )
 flags.DEFINE_string(
   "embeddings",

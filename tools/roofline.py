@@ -3,9 +3,9 @@ r"""A lower bound of a training step's time on a TPU v3-8, from its HLO.
 
   python tools/roofline.py --gin_file=gin/resnet18.gin
 
-Compiles the whole step for one core's share of the batch as far as the HLO that
-goes into XLA's optimisation, the same for every device, and counts by a model
-of a TPU's core, which docs/performance.md describes. Nothing is run.
+Lowers the whole step, for one core's share of the batch, to the HLO before
+XLA's optimisation, which is the same for every device. Its cost is counted with
+a model of a TPU core, which docs/performance.md describes. Nothing is run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tools import tpu_model
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("gin_file", None, "Experiment. Repeatable.")
 flags.DEFINE_multi_string("gin_bindings", [], "A line of gin. Repeatable.")
-flags.DEFINE_integer("batch_size", 2048, "Of all 8 cores.", lower_bound=8)
+flags.DEFINE_integer("batch_size", 2048, "Clips of all 8 cores.", lower_bound=8)
 flags.DEFINE_integer("num_classes", 527, "Width of the targets.", lower_bound=1)
 flags.DEFINE_float(
   "hbm_tb_per_s", 7.2, "Memory bandwidth of all 8 cores.", lower_bound=0.001
@@ -32,15 +32,15 @@ flags.DEFINE_float(
 flags.DEFINE_float(
   "efficiency",
   0.72,
-  "Share of the bound that is reached; by default what ResNet-50 was published "
-  "to reach, see docs/performance.md.",
+  "Share of the bound that is reached. Default: the share published for "
+  "ResNet-50, see docs/performance.md.",
   lower_bound=0.0,
   upper_bound=1.0,
 )
-flags.DEFINE_integer("top", 0, "Also show so many kernels, the slowest first.")
+flags.DEFINE_integer("top", 0, "Also show this many kernels, slowest first.")
 flags.DEFINE_bool("json", False, "Print JSON.")
 flags.DEFINE_bool(
-  "resnet50", False, "ResNet-50 on images, whose rate others have published."
+  "resnet50", False, "Analyse ResNet-50 on images, whose speed is published."
 )
 
 

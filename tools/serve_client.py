@@ -5,8 +5,8 @@ r"""Tags audio files with a model that TensorFlow Serving serves.
   python tools/serve_client.py --rest --host HOST:8501 --model NAME FILE...
   python tools/serve_client.py --host HOST:8500 --load 1000 --concurrency 8 FILE
 
-FILE is an audio file, a folder or a pattern, as for tools/predict.py. Printed
-is a line a class: file, score and name, with tabs between. gRPC needs the
+FILE is an audio file, a folder or a pattern, as for tools/predict.py. It prints
+one line per class: file, score and name, separated by tabs. gRPC needs the
 package tensorflow-serving-api (pip install 'tf_audioset[serving]').
 """
 
@@ -25,43 +25,43 @@ from tf_audioset import cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("host", "localhost:8500", "HOST:PORT.")
-flags.DEFINE_string("model", "tagger", "The name that the server has for it.")
-flags.DEFINE_bool("rest", False, "Speak REST, not gRPC.")
+flags.DEFINE_string("model", "tagger", "The model's name on the server.")
+flags.DEFINE_bool("rest", False, "Use REST, not gRPC.")
 flags.DEFINE_enum(
   "signature",
   "serving_default",
   ["serving_default", "wav"],
   "wav sends 16 bits a sample instead of 32, and in REST far less.",
 )
-flags.DEFINE_integer("top_k", 5, "Classes to print a file.", lower_bound=1)
+flags.DEFINE_integer("top_k", 5, "Classes to print per file.", lower_bound=1)
 flags.DEFINE_integer(
-  "batch_size", 8, "The most clips, of one length, a request.", lower_bound=1
+  "batch_size", 8, "The most clips (of one length) per request.", lower_bound=1
 )
 flags.DEFINE_float(
-  "timeout_seconds", 60, "For an answer to a request.", lower_bound=0.001
+  "timeout_seconds", 60, "How long to wait for an answer.", lower_bound=0.001
 )
 flags.DEFINE_integer(
   "retries",
   4,
-  "How often a request is sent again when the server is unavailable or the "
-  "time is over; the waits before double, from a quarter of a second.",
+  "How often to retry a request when the server is unavailable or does not "
+  "answer in time; the waits double, from a quarter of a second.",
   lower_bound=0,
 )
 flags.DEFINE_string(
   "class_labels_csv",
   None,
-  "The model's assets/class_labels_indices.csv. Default: the server is asked, "
-  "which one with batching cannot answer.",
+  "The model's assets/class_labels_indices.csv. Default: ask the server, which "
+  "does not work if it has batching.",
 )
 flags.DEFINE_integer(
   "load",
   None,
-  "Send this many requests, of one clip each, the files in turn, none of them "
-  "again, and print how long the answers took.",
+  "Load test: send this many requests of one clip each, cycling through the "
+  "files, without retries, and print how long the answers took.",
   lower_bound=1,
 )
 flags.DEFINE_integer(
-  "concurrency", 1, "Requests of --load at the same time.", lower_bound=1
+  "concurrency", 1, "Parallel requests of --load.", lower_bound=1
 )
 
 

@@ -19,10 +19,12 @@ from absl import flags
 from tf_audioset import cli, synthetic
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("output_dir", None, "Where; new, or of an earlier call.")
+flags.DEFINE_string(
+  "output_dir", None, "A folder, new or from an earlier call."
+)
 flags.DEFINE_integer("num_train", 480, "Training clips.", lower_bound=1)
 flags.DEFINE_integer("num_eval", 160, "Evaluation clips.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Of everything.")
+flags.DEFINE_integer("seed", 0, "Random seed.")
 
 
 def main() -> None:
