@@ -3,6 +3,7 @@
 
 import hashlib
 import io
+import os
 import re
 import sys
 
@@ -142,6 +143,27 @@ def test_no_samples_and_not_finite_samples_are_refused(tmp_path):
   soundfile.write(path, np.array([0.0, np.nan]), 16000, "FLOAT")
   with pytest.raises(audio.AudioError, match="not finite"):
     _read(path)
+
+
+def test_floats_of_another_scale_are_refused(tmp_path):
+  path = tmp_path / "loud.wav"
+  sine = _sine(440, 1, 16000)
+  soundfile.write(path, 3 * sine, 16000, "FLOAT")  # Peaks of 1.5 are clipped.
+  assert _read(path).max() == 1
+  soundfile.write(path, 32768 * sine, 16000, "FLOAT")
+  for read in (_read, lambda p: [*audio.read_blocks(p, sample_rate_hz=16000)]):
+    with pytest.raises(audio.AudioError, match="reach 1.64e.04; full scale is"):
+      read(path)
+
+
+@pytest.mark.parametrize("suffix", [b".wav", b".flac"])
+def test_a_name_that_is_not_utf_8_is_told(tmp_path, suffix):
+  soundfile.write(tmp_path / f"a{suffix.decode()}", _sine(440, 1, 16000), 16000)
+  path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xe9" + suffix))
+  os.rename(tmp_path / f"a{suffix.decode()}", path)
+  for read in (_read, lambda p: [*audio.read_blocks(p, sample_rate_hz=16000)]):
+    with pytest.raises(audio.AudioError, match="its name is not UTF-8"):
+      read(path)
 
 
 @pytest.mark.parametrize(

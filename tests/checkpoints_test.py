@@ -11,10 +11,10 @@ import tensorflow as tf
 from tf_audioset import checkpoints
 
 
-def _managed(folder, value=0.0, keep=3, is_chief=True):
+def _managed(folder, value=0.0, keep=3, is_chief=True, has_peers=False):
   variable = tf.Variable(tf.fill([100_000], value))
   return variable, checkpoints.Checkpoints(
-    tf.train.Checkpoint(v=variable), str(folder), keep, is_chief
+    tf.train.Checkpoint(v=variable), str(folder), keep, is_chief, has_peers
   )
 
 
@@ -138,6 +138,16 @@ def test_a_full_disk_is_told_and_the_last_good_one_stays(
     "ckpt-10.data-00000-of-00001",
   }
   assert _restored(tmp_path) == 10
+
+
+def test_where_other_workers_take_part_there_is_one_try(
+  tmp_path, monkeypatch, disk
+):
+  _, managed = _managed(tmp_path, has_peers=True)
+  monkeypatch.setattr(checkpoints.time, "sleep", lambda _: disk(-1))
+  disk(50_000)
+  with pytest.raises(ValueError, match="step 10 cannot be written"):
+    managed.save(10)
 
 
 def test_once_there_is_room_the_run_goes_on(tmp_path, monkeypatch, disk):

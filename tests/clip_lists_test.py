@@ -110,6 +110,25 @@ def test_folders_without_classes_or_sounds_are_refused(tmp_path):
     clip_lists.from_class_dirs(str(tmp_path))
 
 
+def test_a_hidden_folder_is_no_class(tmp_path):
+  for name in ("cat", ".ipynb_checkpoints", "dog"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.wav").touch()
+  (tmp_path / "empty").mkdir()
+  classes, clips = clip_lists.from_class_dirs(str(tmp_path))
+  assert list(classes.names) == ["cat", "dog", "empty"]
+  assert [clip.id for clip in clips] == ["cat/a.wav", "dog/a.wav"]
+
+
+def test_labels_need_something_between_them(tmp_path):
+  (tmp_path / "list.csv").write_text("files,labels\na.wav,dog\n")
+  (tmp_path / "map.json").write_text('{"dog": 0}')
+  with pytest.raises(ValueError, match="--labels_delim is empty"):
+    clip_lists.from_manifest(
+      str(tmp_path / "list.csv"), str(tmp_path / "map.json"), ""
+    )
+
+
 def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
   (tmp_path / "else").mkdir()
   (tmp_path / "else" / "b.wav").touch()

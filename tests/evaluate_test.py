@@ -155,7 +155,7 @@ def test_other_systems_scores_are_compared(folder, tmp_path):
   difference = (mine - others).mean()
   assert summary["difference"]["mAP"] == pytest.approx(difference, abs=1e-6)
   assert "1 of 40 clips have no scores" in out
-  lines = out.split("moved most:\n")[1].splitlines()
+  lines = out.split("are too narrow):\n")[1].splitlines()
   moved = np.argsort(-np.abs(mine - others))
   assert [line.split("]  ")[1] for line in lines[:3]] == [
     toy.NAMES[c] for c in moved
@@ -332,9 +332,39 @@ def test_what_does_not_belong_together_is_refused(folder, tmp_path):
   assert "39 of 40 clips are in" in error(f"--scores={file}")
   np.savez(file, ids=ids, mids=toy.NAMES, scores=scores.astype(str))
   assert "not real numbers" in error(f"--scores={file}")
+  np.savez(file, ids=ids, mids=toy.NAMES, scores=scores)
+  for flag in ("tpu=local", "holdout_percent=10"):
+    assert f"--{flag.split('=')[0]} " in error(f"--scores={file}", f"--{flag}")
   assert f"--report={tmp_path}: a folder" in error(
     f"--scores={file}", f"--report={tmp_path}"
   )
+
+
+def test_only_what_training_held_out_is_judged(folder, tmp_path):
+  held_out = prepared.find_split(str(folder / "records"), "train").part(0, 40)
+  out = _evaluate(
+    folder,
+    f"--saved_model={folder / 'model'}",
+    f"--output_dir={tmp_path}",
+    "--split=train",
+    "--holdout_percent=40",
+  )
+  assert 3 < held_out.num_clips < 21
+  assert f", {held_out.num_clips} clips\n" in out
+
+
+def test_a_model_given_as_here_is_left_as_it_is(folder, tmp_path):
+  model = _save_model(tmp_path / "model")
+  before = sorted(model.rglob("*"))
+  _evaluate(
+    folder,
+    "--saved_model=.",
+    run=lambda tool, *arguments: command.succeed(
+      command.ROOT / tool, *arguments, cwd=model
+    ),
+  )
+  assert sorted(model.rglob("*")) == before
+  assert (tmp_path / "evaluation_eval" / "metrics.json").exists()
 
 
 def test_a_path_that_is_not_there_is_not_made(folder, tmp_path):

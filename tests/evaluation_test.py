@@ -119,8 +119,8 @@ def test_a_file_of_scores_holds_them(tmp_path):
 
 def test_ids_may_be_bytes(tmp_path):
   path = str(tmp_path / "scores.npz")
-  np.savez(path, ids=[b"a"], mids=[b"/m/x"], scores=[[1.0]])
-  assert list(evaluation.Scores.read(path).ids) == ["a"]
+  np.savez(path, ids=["ü".encode()], mids=[b"/m/x"], scores=[[1.0]])
+  assert list(evaluation.Scores.read(path).ids) == ["ü"]
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,10 @@ def test_ids_may_be_bytes(tmp_path):
     ({"ids": ["a"], "mids": ["x"], "scores": [[1.0, 2.0]]}, r"\(1, 2\)"),
     ({"ids": ["a", "a"], "mids": ["x"], "scores": [[1.0], [2.0]]}, "1 diff"),
     ({"ids": [{}], "mids": ["x"], "scores": [[1.0]]}, "not a file of scores"),
+    (
+      {"ids": ["a", "b"], "mids": ["x"], "scores": [[1.0], [np.nan]]},
+      "scores.npz: 1 of 2 clips have a non-finite score, the first is b",
+    ),
   ],
 )
 def test_what_is_no_file_of_scores_is_refused(tmp_path, arrays, message):

@@ -12,7 +12,7 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, toy
-from tf_audioset import prepared
+from tf_audioset import clip_lists, labels, preparation, prepared
 
 _TOOL = "tools/inspect_records.py"
 
@@ -107,6 +107,34 @@ def test_records_of_audax_are_shown_as_far_as_they_say(tmp_path):
   command.succeed(_TOOL, tmp_path, "--play=2", f"--output_dir={tmp_path}")
   written, _ = soundfile.read(tmp_path / "train2.wav", dtype="int16")
   np.testing.assert_array_equal(written, samples)
+
+
+def test_an_id_may_be_a_number(tmp_path):
+  levels = {"7": 0.1, "1": 0.2, "64760": 0.3}
+  clips = []
+  for clip_id, level in levels.items():
+    path = tmp_path / f"{clip_id}_in.wav"
+    soundfile.write(path, np.full(16000, level), 16000)
+    clips.append(clip_lists.Clip(clip_id, str(path), (0,)))
+  preparation.prepare(
+    labels.ClassList.from_names(["a"]),
+    clips,
+    str(tmp_path / "out"),
+    "train",
+    preparation.Options(),
+    preparation.local_runner(1),
+  )
+  table = prepared.find_split(str(tmp_path / "out"), "train").clips()
+  for wanted, written in (
+    ("64760", "64760"),
+    ("1", "1"),
+    ("2", table.id[2].decode()),  # No id: the place.
+  ):
+    command.succeed(
+      _TOOL, tmp_path / "out", f"--play={wanted}", f"--output_dir={tmp_path}"
+    )
+    samples, _ = soundfile.read(tmp_path / f"{written}.wav")
+    np.testing.assert_allclose(samples, levels[written], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,43 @@ def test_the_summary_has_every_average_within_its_interval():
   assert (columns["ap_low"] < ap).all() and (ap < columns["ap_high"]).all()
 
 
+def test_classes_without_clips_have_no_calibration_error():
+  targets, scores, _ = _problem()
+  scores = 1 / (1 + np.exp(-scores))
+  few = judging.Judgement(scores, targets, num_resamples=20)
+  more = judging.Judgement(
+    np.pad(scores, [(0, 0), (0, 50)]),
+    np.pad(targets, [(0, 0), (0, 50)]),
+    num_resamples=20,
+  )
+  ece = few.summary({})["ece"]
+  assert more.summary({})["ece"] == pytest.approx(ece) and ece > 0.1
+
+
+def test_the_mean_dprimes_are_of_the_same_classes():
+  """Better in one class and equal in the other is not worse."""
+  rng = np.random.default_rng(0)
+  targets = np.eye(2)[np.repeat([0, 1], 20)]
+  bad = rng.normal(size=targets.shape) + targets
+  good = bad.copy()
+  good[:, 0] = targets[:, 0]  # Perfect: its d' is infinite.
+  difference, _ = judging.Judgement(good, targets, num_resamples=20).minus(
+    judging.Judgement(bad, targets, num_resamples=20)
+  )
+  assert difference["mAUC"] > 0
+  assert difference["dprime_class_mean"] == 0
+  assert difference["intervals"]["dprime_class_mean"] == [0, 0]
+
+
+def test_a_share_is_at_most_1():
+  labels = np.arange(30) % 3
+  scores = np.eye(3)[labels]
+  scores[0] = [0, 1, 0]
+  judgement = judging.Judgement(scores, np.eye(3)[labels], num_resamples=200)
+  low, high = judgement.summary({})["intervals"]["top1"]
+  assert 0.8 < low < 29 / 30 < high <= 1
+
+
 def test_a_difference_is_paired():
   targets, good, bad = _problem()
   mine, other = (

@@ -114,6 +114,7 @@ def test_audiosets_form_with_bad_files(audioset, tmp_path):
     "undecodable": {"broken", "empty"},
     "unknown_label": {"unlabelled"},
     "duplicate_id": {"plain"},
+    "shortened": {"with_prefix"},
   }
   info = json.loads((out / "dataset_info.json").read_text())
   assert info["classes"][0] == {"index": 0, "mid": "/m/a", "name": "A, first"}
@@ -258,7 +259,7 @@ def _runs(pid: str) -> bool:
     (["--output_dir=out", "--class_dir=x"], "class_dir"),
     (["--output_dir=out", "--class_dirs=.", "extra"], "'extra'"),
     (["--output_dir=out", "--clips_per_shard=0", "--class_dirs=."], "shard"),
-    (["--output_dir=out", "--clip_seconds=inf", "--class_dirs=."], "3600"),
+    (["--output_dir=out", "--clip_seconds=inf", "--class_dirs=."], "600"),
     (
       ["--output_dir=out", "--class_dirs=.", "--drop=short,missing"],
       "--drop=short,missing: 'missing' is none of in_two_splits,silent,short",

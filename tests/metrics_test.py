@@ -154,6 +154,16 @@ def test_one_label_a_clip_is_judged_as_scikit_learn_judges_it():
   assert metrics.top_k(scores, other, 5) == 199 / 200
 
 
+def test_of_equal_scores_the_first_classes_are_on_top():
+  rng = np.random.default_rng(0)
+  scores = rng.integers(3, size=(200, 10)).astype(float)
+  targets = rng.uniform(size=scores.shape) < 0.2
+  order = np.argsort(-scores, axis=1, kind="stable")
+  for k in (1, 3, 5):
+    found = np.take_along_axis(targets, order[:, :k], axis=1).any(axis=1)
+    assert metrics.top_k(scores, targets, k) == pytest.approx(found.mean())
+
+
 def test_top1_is_scikit_learns_accuracy_with_one_label_a_clip():
   rng = np.random.default_rng(0)
   scores, labels = rng.normal(size=(200, 5)), rng.integers(5, size=200)

@@ -341,6 +341,7 @@ def test_a_terminal_gets_bars(model, tagger, tmp_path):
     (["--timeline", "--embeddings=e", "x"], "--embeddings are of whole files"),
     (["--png_dir=p", "x"], "--png_dir is given, which needs --timeline"),
     (["--hop_seconds=1", "x"], "--hop_seconds is given, which needs"),
+    (["--timeline", "--threshold=1", "x"], "which needs --audacity_dir"),
     (["--timeline", "--hop_seconds=0", "x"], "hop_seconds=0"),
     (["--embeddings=/proc/none/e", "x"], "/proc/none"),
     (["--embeddings=/proc/e", "x"], "/proc/"),
@@ -374,7 +375,8 @@ def test_thresholds_that_do_not_fit_are_refused(model, tagger, tmp_path):
   ):
     file.write_text(content)
     line = command.fail(
-      *_predict(model, "--timeline", f"--thresholds_csv={file}", "x.wav")
+      *_predict(model, "--timeline", f"--thresholds_csv={file}", "x.wav"),
+      f"--audacity_dir={tmp_path}",
     )
     assert message in line
 

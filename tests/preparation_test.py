@@ -314,6 +314,17 @@ def test_every_row_is_accounted_for(tmp_path):
   }
 
 
+def test_what_is_left_of_a_longer_file_is_told(tmp_path):
+  clips = _clips(tmp_path, 3)
+  for clip, seconds in zip(clips, (2.0, 2.9, 3.0)):
+    soundfile.write(clip.path, _noise(0, seconds), 16000)
+  said = _prepare(clips, tmp_path / "out", clip_seconds=2.0)
+  (row,) = said["clips"]["shortened"]
+  assert (row["id"], row["detail"]) == ("clip2", "at least 3 s")
+  table = prepared.find_split(str(tmp_path / "out"), "train").clips()
+  assert table.num_samples.tolist() == [32000] * 3
+
+
 def test_of_equal_clips_the_first_of_the_list_counts(tmp_path):
   clips = _clips(tmp_path / "in", 6)
   for i in (1, 4):
@@ -373,17 +384,20 @@ def test_a_split_that_is_prepared_meanwhile_stays(tmp_path, monkeypatch):
   }
 
 
-@pytest.mark.parametrize("change", ["classes", "codec", "clip_seconds"])
-def test_splits_of_one_folder_are_of_one_kind(tmp_path, change):
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"classes": labels.ClassList.from_names(["b", "a"])}, "in another order"),
+    ({"classes": labels.ClassList.from_names(["a"])}, "only one has 'b'"),
+    ({"codec": "pcm16"}, "another clip length or codec"),
+    ({"clip_seconds": 5.0}, "another clip length or codec"),
+  ],
+)
+def test_splits_of_one_folder_are_of_one_kind(tmp_path, change, message):
   clips = _clips(tmp_path / "in", 3)
   _prepare(clips, tmp_path / "out")
-  other = {
-    "classes": labels.ClassList.from_names(["b", "a"]),
-    "codec": "pcm16",
-    "clip_seconds": 5.0,
-  }
-  with pytest.raises(ValueError, match="another class list, clip length or"):
-    _prepare(clips, tmp_path / "out", split="eval", **{change: other[change]})
+  with pytest.raises(ValueError, match=message):
+    _prepare(clips, tmp_path / "out", split="eval", **change)
   assert prepared.find_split(str(tmp_path / "out"), "train").num_clips == 3
 
 

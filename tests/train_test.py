@@ -174,6 +174,7 @@ def test_the_same_command_after_the_end_judges_and_exports_again(trained):
     ("train.global_batch_size = 4", "begun with global batch size 8, not 4"),
     ("train.seed = 5", "begun with seed 0, not 5"),
     ("train.training_percent = 50", "begun with training clips 24, not "),
+    ("train.validation_split = 'train'", "begun with validation data"),
   ],
 )
 def test_a_run_is_not_continued_as_another(trained, binding, message):
@@ -185,6 +186,30 @@ def test_a_run_is_not_continued_as_another(trained, binding, message):
       distribution.strategy(None), str(trained[0] / "records"), str(run)
     )
   assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_two_runs_do_not_share_a_work_directory(trained):
+  folder, _ = trained
+  run = str(folder / "run")
+  config.load(["gin/quickstart.gin"], _SMALL)
+  held = storage.lock(run)
+  with pytest.raises(ValueError, match="another run is at work there"):
+    training.train(distribution.strategy(None), str(folder / "records"), run)
+  held.close()
+  storage.lock(run)
+
+
+def test_without_a_validation_none_is_the_best(trained, tmp_path):
+  records = str(trained[0] / "records")
+  # One clip is not both, with a label and without.
+  percent = 1 + min(prepared.find_split(records, "train").index.bucket)
+  config.load(
+    ["gin/quickstart.gin"],
+    [*_SMALL, f"train.holdout_percent = {percent}", "train.exported = 'best'"],
+  )
+  with pytest.raises(ValueError, match="no checkpoint can be the best"):
+    training.train(distribution.strategy(None), records, str(tmp_path / "run"))
+  assert (tmp_path / "run" / "checkpoints" / "ckpt-2.index").exists()
 
 
 def test_other_classes_are_refused_and_other_parameters_shown(
@@ -200,8 +225,10 @@ def test_other_classes_are_refused_and_other_parameters_shown(
       distribution.strategy(None), str(folder / "records"), str(folder / "run")
     )
 
+  (folder / "run" / "saved_model" / "3").mkdir()
   start("Mixup.alpha = 0.7")
   out = capsys.readouterr().out
+  assert "run/saved_model/3 is an earlier export" in out
   assert (
     "changed since the last start:\n-Mixup.alpha = 0.2\n+Mixup.alpha = 0.7\n"
   ) in out
@@ -408,6 +435,10 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("train.num_epochs = 1.5", "num_epochs is 1.5; .* whole number"),
     ("train.steps_per_loop = 2.0", "steps_per_loop is 2.0; .* whole number"),
     ("train.clip_norm = 0.0", "clip_norm is 0.0; it must be above 0"),
+    ("train.base_learning_rate = -1", "base_learning_rate is -1; allowed is 0"),
+    ("adamw.weight_decay = -1", "adamw.weight_decay is -1; allowed is 0"),
+    ("SpecAugment.max_time_frames = -5", "max_time_frames is -5; allowed is 0"),
+    ("LogMel.num_mels = 0", "num_mels is 0; at least 1"),
     ("Tagger.dropout_rate = 40", "Tagger.dropout_rate is 40; allowed is 0"),
     (
       "train.accumulate_steps = 3",

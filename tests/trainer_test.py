@@ -248,6 +248,30 @@ def test_accumulated_parts_on_two_replicas_equal_the_big_batch():
   _compare_with_one("mean", _adamw, strategy, accumulate_steps=2)
 
 
+def test_after_a_loop_the_statistics_are_the_mean_of_the_replicas():
+  def backbone():
+    return resnet.ResNet(width=4)
+
+  strategy = toy.two_replicas()
+  steps, model = _trainer(strategy, backbone=backbone)
+  steps.train(_iterator(strategy), tf.constant(1))
+  own = []
+  for half in (slice(0, 8), slice(8, 16)):
+    alone, model_alone = _trainer(backbone=backbone)
+    batch = [x[half] for x in _batch()]
+    alone.train(
+      iter(tf.data.Dataset.from_tensors(tuple(batch))), tf.constant(1)
+    )
+    own.append([v.numpy() for v in model_alone.variables if "moving" in v.name])
+  moving = [v for v in model.variables if "moving" in v.name]
+  assert len(moving) == len(own[0]) > 0
+  for variable, *halves in zip(moving, *own):
+    for replica in variable.values:
+      np.testing.assert_allclose(
+        replica, np.mean(halves, 0), rtol=1e-4, atol=1e-6
+      )
+
+
 def test_parts_draw_what_replicas_would():
   strategy = toy.two_replicas()
   two, two_model = _trainer(strategy, augmented=True)

@@ -26,6 +26,8 @@ CODECS = ("flac", "pcm16")
 
 # Read beyond the wanted end, so that the resampler's filter does not see one.
 _MARGIN_SECONDS = 0.1
+# Amplitude; as the exported model's.
+_MAX_PEAK = 2.0
 # A wav's header has its length in bytes. What is written to a pipe has none of
 # these, but 0 or nearly the greatest number.
 _NO_WAV_LENGTH = 0x7FFFF000
@@ -61,8 +63,9 @@ def read_audio(
     half of the lower rate.
 
   Raises:
-    AudioError: If the file is missing, undecodable, empty or not finite, or
-      ends before its header says (ogg and opus headers say nothing).
+    AudioError: If the file is missing, undecodable, empty, not finite or far
+      beyond full scale, or ends before its header says (ogg and opus headers
+      say nothing).
   """
   if content is None and not os.path.exists(path):
     raise AudioError(f"{path}: cannot be read as audio (no such file)")
@@ -79,8 +82,7 @@ def read_audio(
     )
   if not len(channels):
     raise AudioError(f"{path}: holds no samples")
-  if not np.isfinite(channels).all():
-    raise AudioError(f"{path}: holds samples that are not finite")
+  _check_samples(path, channels)
   waveform = _mono(channels)
   if rate_hz != sample_rate_hz:
     waveform = soxr.resample(waveform, rate_hz, sample_rate_hz, quality="HQ")
@@ -90,8 +92,18 @@ def read_audio(
     raise AudioError(
       f"{path}: is shorter than one sample at {sample_rate_hz} Hz"
     )
-  # Resampling and lossy decoding overshoot full scale a little.
+  # Resampling overshoots full scale a little, too.
   return np.clip(waveform, -1.0, 1.0)
+
+
+def _check_samples(path, channels):
+  if not np.isfinite(channels).all():
+    raise AudioError(f"{path}: holds samples that are not finite")
+  # Lossy decoding overshoots full scale a little; floats of another scale are
+  # far beyond it, and would be clipped to square waves.
+  peak = np.abs(channels).max(initial=0.0)
+  if peak > _MAX_PEAK:
+    raise AudioError(f"{path}: its samples reach {peak:.3g}; full scale is 1")
 
 
 def _mono(channels: np.ndarray) -> np.ndarray:
@@ -123,6 +135,10 @@ def _read_with_libsndfile(path, content, wanted_seconds):
         promised = max(promised, wav_bytes // (sample_bytes * file.channels))
       slack = _MP3_SLACK_SECONDS if file.format == "MP3" else 0
       return channels, rate_hz, promised, slack
+  except UnicodeError as e:
+    raise AudioError(
+      f"{path}: cannot be read as audio (its name is not UTF-8)"
+    ) from e
   except (
     soundfile.SoundFileError,
     OSError,
@@ -302,8 +318,7 @@ def read_blocks(
       )
     wanted = promised - slack * rate_hz
     num_frames += len(channels)
-    if not np.isfinite(channels).all():
-      raise AudioError(f"{path}: holds samples that are not finite")
+    _check_samples(path, channels)
     waveform = resampler.resample_chunk(_mono(channels), last=not len(channels))
     num_samples += len(waveform)
     if len(waveform):
@@ -327,8 +342,8 @@ def _is_read_in_blocks(path) -> bool:
       is_from_pipe = _wav_data_bytes(file, file.read(12)) == 0
     with soundfile.SoundFile(path) as file:
       return not is_from_pipe and file.frames < _ENDLESS
-  except (soundfile.SoundFileError, OSError, TypeError):
-    return False
+  except (soundfile.SoundFileError, OSError, TypeError, UnicodeError):
+    return False  # `read_audio` tells why.
 
 
 class _ReadThrough(soundfile.SoundFile):

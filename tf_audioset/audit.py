@@ -37,6 +37,7 @@ DROPPABLE = {
 # What is known when all is written, or is no fault of the clip.
 NOTED = {
   "duplicate_audio": "another clip has exactly the same samples",
+  "shortened": "longer than --clip_seconds by 1 s or more: cut to it",
   "partly_unknown_labels": "some labels are not in the class list",
 }
 REASONS = {**LEFT_OUT, **DROPPABLE, **NOTED}

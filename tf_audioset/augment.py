@@ -13,7 +13,7 @@ import numpy as np
 import scipy.special
 import tensorflow as tf
 
-from tf_audioset import randomness
+from tf_audioset import config, randomness
 
 
 @gin.register
@@ -39,7 +39,17 @@ class SpecAugment:
       num_time_masks: Masks over time, an example.
       max_time_frames: A mask's width is uniform on 0 ... this, in frames.
       mask_value: What a masked cell holds, in log units.
+
+    Raises:
+      ValueError: If a number or a width is negative.
     """
+    for name, value in (
+      ("num_freq_masks", num_freq_masks),
+      ("max_freq_bands", max_freq_bands),
+      ("num_time_masks", num_time_masks),
+      ("max_time_frames", max_time_frames),
+    ):
+      config.check_not_negative(f"SpecAugment.{name}", value)
     self._freq = (num_freq_masks, max_freq_bands)
     self._time = (num_time_masks, max_time_frames)
     self._mask_value = float(mask_value)  # gin may have a whole number.

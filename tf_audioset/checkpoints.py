@@ -36,6 +36,7 @@ class Checkpoints:
     folder: str,
     keep: int,
     is_chief: bool,
+    has_peers: bool = False,
   ):
     """Finds what is there.
 
@@ -45,9 +46,13 @@ class Checkpoints:
       keep: The newest so many stay.
       is_chief: Whether this process's files count. The others take part, since
         saving needs all of them, in a folder that is thrown away.
+      has_peers: Whether other workers take part.
     """
     self._checkpoint = checkpoint
     self._is_chief = is_chief
+    # Saving reads batch norm's statistics from all workers, which only one that
+    # failed would do again.
+    self._retry_seconds = () if has_peers else _RETRY_SECONDS
     if is_chief:
       _mend_list(folder)
     self._manager = tf.train.CheckpointManager(checkpoint, folder, keep)
@@ -91,9 +96,10 @@ class Checkpoints:
     """Writes a checkpoint, and deletes those that are too many.
 
     Raises:
-      ValueError: If it cannot be written, even after some time.
+      ValueError: If it cannot be written, even after some time; where other
+        workers take part, at once.
     """
-    for wait_seconds in (*_RETRY_SECONDS, None):
+    for wait_seconds in (*self._retry_seconds, None):
       try:
         # Saving adds 1. TensorFlow would count the savings, which a stop or a
         # second try add to, and no two runs would end alike.

@@ -117,6 +117,8 @@ def from_manifest(
     raise ValueError(
       f"{manifest_csv}: the first line must name the columns files,labels."
     )
+  if not labels_delim:
+    raise ValueError("--labels_delim is empty.")
   file_column, label_column = rows[0].index("files"), rows[0].index("labels")
   clips = []
   for number, row in enumerate(rows[1:], start=2):
@@ -150,7 +152,8 @@ def from_class_dirs(
   names = sorted(
     name.rstrip("/")
     for name in _listed(root)
-    if tf.io.gfile.isdir(os.path.join(root, name))
+    # .ipynb_checkpoints, .git ...
+    if not name.startswith(".") and tf.io.gfile.isdir(os.path.join(root, name))
   )
   if not names:
     raise ValueError(f"--class_dirs={class_dirs}: holds no folder.")

@@ -83,6 +83,12 @@ def check_share(name: str, value: float) -> float:
   return value
 
 
+def check_not_negative(name: str, value: float) -> None:
+  """A ValueError that names it unless 0 <= value."""
+  if not value >= 0:
+    raise ValueError(f"{name} is {value}; allowed is 0 and above.")
+
+
 def check_all_used() -> None:
   """Refuses bindings that nothing read, once everything has been built.
 

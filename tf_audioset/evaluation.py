@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import os
 import zipfile
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ class Evaluator:
     self._strategy = strategy
     self._tagger = tagger
     self._shape = (split.num_clips, num_classes)
+    self._num_batches = -(-split.num_clips // batch_size)
     self._batches = distribution.batches(
       strategy,
       lambda context: pipeline.centre_crops(
@@ -62,7 +64,8 @@ class Evaluator:
     scores = np.zeros(self._shape, np.float32)
     targets = np.zeros(self._shape, np.float32)
     times_seen = np.zeros(self._shape[0], np.int64)
-    for batch in self._batches:
+    # Not up to their end, which on other hosts is an error that is logged.
+    for batch in itertools.islice(self._batches, self._num_batches):
       index, batch_scores, batch_targets = (
         x.numpy() for x in self._score(batch)
       )
@@ -142,9 +145,11 @@ class Scores:
     try:
       with tf.io.gfile.GFile(path, "rb") as file:
         arrays = np.load(io.BytesIO(file.read()))
-      result = cls(
-        arrays["ids"].astype(str), arrays["mids"].astype(str), arrays["scores"]
+      ids, mids = (
+        np.char.decode(x, "utf-8") if x.dtype.kind == "S" else x.astype(str)
+        for x in (arrays["ids"], arrays["mids"])
       )
+      result = cls(ids, mids, arrays["scores"])
     except (
       tf.errors.OpError,
       zipfile.BadZipFile,
@@ -165,6 +170,12 @@ class Scores:
       raise ValueError(
         f"{path}: scores of shape {result.scores.shape} for ids of shape "
         f"{result.ids.shape} and mids of shape {result.mids.shape}."
+      )
+    bad = result.ids[~np.isfinite(result.scores).all(axis=1)]
+    if len(bad):
+      raise ValueError(
+        f"{path}: {len(bad)} of {len(result.ids)} clips have a non-finite "
+        f"score, the first is {bad[0]}."
       )
     _refuse_repeated(result.ids, path)
     return result

@@ -526,7 +526,13 @@ class ReplicatedTagger:
     """
     self._strategy = strategy
     with strategy.scope():
-      self._module = tf.saved_model.load(directory)
+      self._module = tf.saved_model.load(
+        directory,
+        # The hosts of a pod do not see this machine's disk.
+        options=tf.saved_model.LoadOptions(
+          experimental_io_device="/job:localhost/replica:0/task:0/device:CPU:0"
+        ),
+      )
     batched = self._module.signatures.get("batched")
     if batched is None or "RFFT" in _operations(batched):
       raise ValueError(
@@ -541,12 +547,13 @@ class ReplicatedTagger:
     def score_one(waveform):
       return batched(waveform=waveform)["scores"]
 
-    # Gathered in there: outside, each call would be traced anew.
-    self._score = tf.function(
-      lambda waveform: strategy.gather(
-        strategy.run(score_one, args=(waveform,)), axis=0
-      )
-    )
+    # Gathered in there: outside, each call would be traced anew. Not a lambda:
+    # a TPU's part of the graph is named after it, and no name may have a "<".
+    @tf.function(autograph=False)
+    def score_all(waveform):
+      return strategy.gather(strategy.run(score_one, args=(waveform,)), axis=0)
+
+    self._score = score_all
 
   def score(self, waveform: np.ndarray) -> np.ndarray:
     """Scores at most `batch_size` clips of `num_samples`.

@@ -21,7 +21,8 @@ Three engines compute the Fourier transform:
   fft32   In float32, for TFLite, which has neither a float64 FFT nor what
           matmul needs.
 
-"auto" takes matmul on a TPU and fft elsewhere.
+"auto" takes matmul in what is built for a TPU's cores and fft elsewhere, on a
+TPU's host too: what is exported there is for any machine.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ import gin
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+
+from tf_audioset.models import cpu
 
 ALIGNMENTS = ("centred", "audax")
 ENGINES = ("auto", "fft", "matmul", "fft32")
@@ -94,9 +97,11 @@ def mel_filterbank(
     float64 [fft_samples // 2 + 1, num_mels].
 
   Raises:
-    ValueError: If the band edges are not 0 <= lower < upper <= Nyquist, or the
-      scale is unknown.
+    ValueError: If the band edges are not 0 <= lower < upper <= Nyquist, there
+      is no filter, or the scale is unknown.
   """
+  if num_mels < 1:
+    raise ValueError(f"num_mels is {num_mels}; at least 1 is needed.")
   nyquist_hz = sample_rate_hz / 2
   if not 0 <= lower_hz < upper_hz <= nyquist_hz:
     raise ValueError(
@@ -505,7 +510,8 @@ def _resolve(engine: str) -> str:
     raise ValueError(f"engine {engine!r}: allowed are {ENGINES}.")
   if engine != "auto":
     return engine
-  return "matmul" if tf.config.list_logical_devices("TPU") else "fft"
+  # Not by the machine: a TPU's host also makes exports, for others.
+  return "matmul" if cpu.in_xla() else "fft"
 
 
 @gin.register

@@ -77,20 +77,21 @@ class Judgement:
       `Metrics.summary` with "intervals"; "top3" and "top5", the shares of clips
       whose label is among the highest scores, and "recall", the mean over the
       classes of their accuracy, if each clip has one label; "ece", the mean
-      over all classes;
+      over the classes that have positive and negative clips;
       "positive_weighted", averages in which a class counts by its positive
       clips; "branches", averages of each group.
     """
     summary = {**self._result.summary(), **self.averages()}
     summary["intervals"]["top1"] = _interval(
-      self._result.top1, self._resampled.top1
+      self._result.top1, self._resampled.top1, (0, 1)
     )
     summary |= self._top
     if self.confusion is not None:
       clips = self.confusion.sum(axis=1)
       right = self.confusion.diagonal()
       summary["recall"] = float((right[clips > 0] / clips[clips > 0]).mean())
-    summary["ece"] = float(self._ece.mean())
+    scored = ~np.isnan(self._result.auc)
+    summary["ece"] = float(metrics.mean(self._ece[scored]))
     summary["positive_weighted"] = self.averages(lambda x: x.num_positives)
     num_classes = len(self._result.auc)
     summary["branches"] = {}
@@ -142,6 +143,14 @@ class Judgement:
     with np.errstate(invalid="ignore"):  # Both d' may be infinite.
       differences = {name: float(mine[name] - others[name]) for name in mine}
       resampled = {name: draws[name] - other_draws[name] for name in mine}
+      # Of the classes whose d' is finite in both, or the means would be of
+      # different classes.
+      for values, a, b in (
+        (differences, self._result, other._result),
+        (resampled, self._resampled, other._resampled),
+      ):
+        values["dprime_class_mean"] = metrics.mean(a.dprime - b.dprime)
+      differences["dprime_class_mean"] = float(differences["dprime_class_mean"])
     ap = self._result.average_precision, other._result.average_precision
     low, high = metrics.interval(
       ap[0] - ap[1],
@@ -164,5 +173,6 @@ class Judgement:
     )
 
 
-def _interval(estimate, resampled) -> list[float]:
-  return [float(end) for end in metrics.interval(estimate, resampled)]
+def _interval(estimate, resampled, ends=(-np.inf, np.inf)) -> list[float]:
+  interval = np.clip(metrics.interval(estimate, resampled), *ends)
+  return [float(end) for end in interval]

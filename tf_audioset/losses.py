@@ -72,7 +72,11 @@ class MultiClass:
     )
 
   def __call__(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The loss of each clip; see `MultiLabel`. One without a label has none."""
+    """The loss of each clip; see `MultiLabel`. One without a label has none.
+
+    The shares are those after Mixup: a clip with two labels weighs twice as
+    much as its share of the mixture.
+    """
     num_labels = tf.reduce_sum(targets, axis=-1)
     targets = tf.math.divide_no_nan(targets, num_labels[..., tf.newaxis])
     targets = targets * (1 - self._smoothing)

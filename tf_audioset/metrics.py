@@ -60,12 +60,12 @@ class Metrics:
       and "dprime_class_mean" (of the classes' own, YAMNet's way, over those in
       which it is finite). nan where there is no class.
     """
-    mean_auc = _mean(self.auc, weights)
+    mean_auc = mean(self.auc, weights)
     return {
-      "mAP": _mean(self.average_precision, weights),
+      "mAP": mean(self.average_precision, weights),
       "mAUC": mean_auc,
       "dprime": dprime(mean_auc),
-      "dprime_class_mean": _mean(self.dprime, weights),
+      "dprime_class_mean": mean(self.dprime, weights),
     }
 
   def summary(self) -> dict[str, float | int]:
@@ -299,14 +299,18 @@ def top_k(scores: np.ndarray, targets: np.ndarray, k: int) -> float:
   Args:
     scores: As for `evaluate`.
     targets: As for `evaluate`.
-    k: At least 1. A label is among them if fewer than k classes score higher.
+    k: At least 1. Where scores tie, the first classes are the highest, as in
+      `confusion`.
 
   Raises:
     ValueError: As for `evaluate`.
   """
   scores, positive = _checked(scores, targets)
-  of_labels = np.where(positive, scores, -np.inf).max(axis=1, keepdims=True)
-  above = (scores > of_labels).sum(axis=1)
+  of_labels = np.where(positive, scores, -np.inf)
+  best = of_labels.argmax(axis=1)[:, np.newaxis]
+  score = np.take_along_axis(scores, best, axis=1)
+  is_before = np.arange(scores.shape[1]) < best
+  above = ((scores > score) | ((scores == score) & is_before)).sum(axis=1)
   return float(((above < k) & positive.any(axis=1)).mean())
 
 
@@ -478,10 +482,18 @@ def _areas(hits, above, seen, num_clips):
   return np.where(scored, ap, np.nan), np.where(scored, auc, np.nan)
 
 
-def _mean(values, weights):
-  """Weighted mean of what is finite over the last dimension."""
+def mean(values: np.ndarray, weights: np.ndarray | float = 1.0) -> np.ndarray:
+  """Mean of what is finite over the last dimension.
+
+  Args:
+    values: float [..., n].
+    weights: That of each value, which `values` can be multiplied by.
+
+  Returns:
+    float64 [...]; nan where nothing is finite or has a weight.
+  """
   weights = np.where(np.isfinite(values), weights, 0)
   total = weights.sum(axis=-1)
   with np.errstate(invalid="ignore"):
-    mean = np.where(weights > 0, values, 0) * weights
-    return mean.sum(axis=-1) / total
+    weighted = np.where(weights > 0, values, 0) * weights
+    return weighted.sum(axis=-1) / total

@@ -15,6 +15,8 @@ from typing import Union
 import gin
 import tensorflow as tf
 
+from tf_audioset import config
+
 # addons' are of the legacy kind.
 Optimizer = Union[
   tf.keras.optimizers.Optimizer, tf.keras.optimizers.legacy.Optimizer
@@ -209,11 +211,12 @@ def adamw(
     A Keras optimizer; its `iterations` is the number of updates made.
 
   Raises:
-    ValueError: If the implementation is unknown.
+    ValueError: If the decay is negative or the implementation unknown.
 
   Reference: Loshchilov and Hutter, "Decoupled Weight Decay Regularization",
   2019.
   """
+  config.check_not_negative("adamw.weight_decay", weight_decay)
   moments = dict(beta_1=beta_1, beta_2=beta_2, epsilon=epsilon)
   if implementation == "keras":
     optimizer = tf.keras.optimizers.AdamW(
@@ -269,8 +272,12 @@ def lamb(
   Returns:
     A Keras optimizer.
 
+  Raises:
+    ValueError: If the decay is negative.
+
   Reference: You et al., "Large Batch Optimization for Deep Learning", 2020.
   """
+  config.check_not_negative("lamb.weight_decay", weight_decay)
   return _addons().LAMB(
     schedule,
     beta_1=beta_1,
@@ -302,7 +309,11 @@ def sgd(
 
   Returns:
     A Keras optimizer.
+
+  Raises:
+    ValueError: If the decay is negative.
   """
+  config.check_not_negative("sgd.weight_decay", weight_decay)
   optimizer = tf.keras.optimizers.SGD(
     schedule,
     momentum=momentum,

@@ -85,7 +85,7 @@ def decode_files(
     if len(waveform) > export.MAX_CLIP_SECONDS * sample_rate_hz:
       return file, audio.AudioError(
         f"{file}: is longer than {export.MAX_CLIP_SECONDS} s, too long to be "
-        "scored whole; --timeline scores it by windows"
+        "scored whole; tools/predict.py --timeline scores it by windows"
       )
     return file, waveform
 

@@ -330,14 +330,20 @@ def _make_record(clip_id, path, clip_labels, plan) -> tuple[bytes, _Outcome]:
     waveform = audio.read_audio(
       path,
       sample_rate_hz=records.SAMPLE_RATE_HZ,
-      max_seconds=plan["clip_seconds"],
+      # A little more, so that what is cut off is seen.
+      max_seconds=plan["clip_seconds"] + 1,
       content=_read(path) if "://" in path else None,
     )
   except ValueError as e:
     reason = str(e).removeprefix(f"{path}: ")
     return b"", _Outcome({"undecodable": reason}, source)
-  samples = audio.to_int16(waveform)
+  seconds = len(waveform) / records.SAMPLE_RATE_HZ
+  samples = audio.to_int16(
+    waveform[: round(plan["clip_seconds"] * records.SAMPLE_RATE_HZ)]
+  )
   problems = audit.sample_problems(samples, records.SAMPLE_RATE_HZ)
+  if seconds >= plan["clip_seconds"] + 1:
+    problems["shortened"] = f"at least {seconds:g} s"
   if audit.why_left_out(problems, plan["drop"]):
     return b"", _Outcome(problems, source)
   record = records.serialize_encoded(
@@ -355,11 +361,19 @@ def _make_record(clip_id, path, clip_labels, plan) -> tuple[bytes, _Outcome]:
 def _known_info(classes, output_dir, options) -> prepared.DatasetInfo | None:
   """The description of the folder, if it has one, checked."""
   known = prepared.read_dataset_info(output_dir)
-  wanted = (options.clip_seconds, options.codec, classes)
-  if known and (known.clip_seconds, known.codec, known.classes) != wanted:
+  if known and known.classes != classes:
+    others = set(known.classes.mids) ^ set(classes.mids)
+    what = f"only one has {min(others)!r}" if others else "in another order"
     raise ValueError(
-      f"{output_dir} holds records of another class list, clip length or "
-      "codec; choose another --output_dir."
+      f"{output_dir} holds records of other classes ({what}); choose another "
+      "--output_dir, or, with --class_dirs, make an empty folder for a class "
+      "without clips."
+    )
+  wanted = (options.clip_seconds, options.codec)
+  if known and (known.clip_seconds, known.codec) != wanted:
+    raise ValueError(
+      f"{output_dir} holds records of another clip length or codec; choose "
+      "another --output_dir."
     )
   return known
 

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
 import os
 import re
-from typing import Any
+from typing import IO, Any
 
 import tensorflow as tf
 
@@ -61,6 +62,31 @@ def check_no_pattern(path: str) -> None:
       f"{path}: TensorFlow cannot read checkpoints whose path has a "
       f"{found[0]}: choose another."
     )
+
+
+def lock(folder: str) -> IO | None:
+  """Keeps other processes from locking a folder, which must exist.
+
+  Returns:
+    What holds the lock for as long as it is kept. None in a bucket and on file
+    systems that have no locks.
+
+  Raises:
+    ValueError: If another process has it.
+  """
+  if "://" in folder:
+    return None
+  file = open(os.path.join(folder, ".lock"), "w")
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    raise ValueError(
+      f"{folder}: another run is at work there; wait for it, or choose another "
+      "folder."
+    ) from None
+  except OSError:
+    return None
+  return file
 
 
 def check_bucket(path: str) -> None:

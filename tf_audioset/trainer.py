@@ -100,6 +100,7 @@ class Trainer:
       ):
         waited += tf.timestamp() - begin
       self._strategy.run(self._step, args=(batch,))
+    self._average_statistics()
     return dict(self._end_loop(num_steps), input_wait_seconds=waited)
 
   def train_on(
@@ -153,6 +154,30 @@ class Trainer:
       "first_bad_step": self._first_bad_step.read_value(),
       "bad_records": self._bad_records.read_value(),
     }
+
+  @tf.autograph.experimental.do_not_convert
+  def _average_statistics(self):
+    """Makes batch norm's statistics, of which each replica has its own, equal.
+
+    Saving does so. Without it, a run would go on otherwise than after a
+    restart, and a validation would judge other models than the one saved.
+    """
+    own = [
+      v
+      for v in self._tagger.variables
+      if v.synchronization == tf.VariableSynchronization.ON_READ
+    ]
+
+    def average():
+      context = tf.distribute.get_replica_context()
+      means = context.all_reduce(
+        tf.distribute.ReduceOp.MEAN, [tf.identity(v) for v in own]
+      )
+      for variable, mean in zip(own, means):
+        variable.assign(mean)
+
+    if own and self._strategy.num_replicas_in_sync > 1:
+      self._strategy.run(average)
 
   def _step(self, batch):
     """One replica's part of one update."""

@@ -142,6 +142,7 @@ def train(
         f"train.{name} is {value!r}; it must be a whole number, "
         + (f"{low} to {high}." if high else f"at least {low}.")
       )
+  config.check_not_negative("train.base_learning_rate", base_learning_rate)
   if clip_norm is not None and not clip_norm > 0:
     raise ValueError(
       f"train.clip_norm is {clip_norm}; it must be above 0, or None: never."
@@ -219,12 +220,14 @@ def train(
     os.path.join(workdir, "checkpoints"),
     checkpoints_to_keep,
     is_chief,
+    distribution.has_peers(strategy),
   )
   best = checkpoints.Checkpoints(
     tf.train.Checkpoint(model=tagger),
     os.path.join(workdir, "best"),
     1,
     is_chief,
+    distribution.has_peers(strategy),
   )
   run_file = os.path.join(workdir, "run.json")
   fixed = {
@@ -236,6 +239,7 @@ def train(
     "seed": seed,
     "training clips": training.num_clips,
     "training data": training.digest(),
+    "validation data": validation.digest(),
   }
   config_file = os.path.join(workdir, "config.gin")
   if newest.newest:
@@ -261,6 +265,7 @@ def train(
   stop.saved(first_step)
   if is_chief:
     tf.io.gfile.makedirs(workdir)
+    lock = storage.lock(workdir)  # noqa: F841  Held until this returns.
     storage.write_json(
       run_file, {**fixed, "classes": training.classes.to_json()}
     )
@@ -285,6 +290,9 @@ def train(
         first_step=first_step,
         context=context,
         workers=data_workers,
+      ).apply(
+        # Or several workers would ask one another in each step if it has ended.
+        tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
       ),
     )
   )
@@ -329,6 +337,11 @@ def train(
       if is_chief:
         _write_thresholds(workdir, step, validation, thresholds, f1)
       mean_ap = np.float32(result.summary()["mAP"])  # As `best_map` holds it.
+      if np.isnan(mean_ap) and exported == "best":
+        raise ValueError(
+          "train.exported = 'best': no checkpoint can be the best, as no class "
+          "has positive and negative validation clips."
+        )
       if mean_ap > best_map.numpy():
         best_map.assign(mean_ap)
         best_step.assign(step)
@@ -365,8 +378,6 @@ def train(
 
   if is_chief:
     path = {"last": newest, "best": best}[exported].newest
-    if path is None:  # No validation could be judged.
-      raise ValueError(f"there is no {exported} checkpoint to export.")
     export_checkpoint(
       path,
       os.path.join(workdir, "saved_model", "1"),
@@ -376,6 +387,13 @@ def train(
       pipeline=pipeline,
     )
     report.say(f"exported the {exported} checkpoint to {workdir}/saved_model/1")
+    highest = export.versions(os.path.join(workdir, "saved_model"))[-1]
+    if highest > 1:
+      report.say(
+        f"{workdir}/saved_model/{highest} is an earlier export of "
+        f"tools/export.py, but stands for {workdir}/saved_model as the highest "
+        "version: use saved_model/1, or export again"
+      )
   report.finish(
     step=step,
     best_step=int(best_step.numpy()),
@@ -645,7 +663,7 @@ def _refuse_changes(path: str, fixed: dict) -> None:
   with tf.io.gfile.GFile(path) as file:
     begun_with = json.load(file)
   for name, value in fixed.items():
-    if begun_with.get(name) != value:
+    if begun_with.get(name, value) != value:  # Older runs have fewer.
       raise ValueError(
         f"{path}: this run was begun with {name} {begun_with.get(name)}, not "
         f"{value}: continue with that, or choose another --workdir."

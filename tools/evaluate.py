@@ -7,10 +7,10 @@
 
 Each clip is scored whole, in one pass. Writes metrics.json and per_class.csv
 to --output_dir. Each number is followed by its 95 % confidence interval, by
-bootstrap over clips. Where each clip has one label, accuracy and confusion.csv
-(rows: the label; columns: the highest score) are added. --report FILE.html also
-writes a page with a table of the classes, curves, calibration and the hardest
-clips.
+bootstrap over clips; for a class with few positive clips it is too narrow.
+Where each clip has one label, accuracy and confusion.csv (rows: the label;
+columns: the highest score) are added. --report FILE.html also writes a page
+with a table of the classes, curves, calibration and the hardest clips.
 
 A file of scores, read by --scores and --compare and written by --scores_out,
 is NumPy's .npz of ids [clips], mids [classes] and scores [clips, classes].
@@ -45,6 +45,14 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("data_dir", None, "What tools/make_tfrecords.py wrote.")
 flags.DEFINE_string("split", "eval", "Which part of the data.")
+flags.DEFINE_integer(
+  "holdout_percent",
+  0,
+  "Score only those clips of the split that train.holdout_percent kept out of "
+  "the training.",
+  lower_bound=0,
+  upper_bound=99,
+)
 flags.DEFINE_integer(
   "batch_size", 32, "The most clips to score at once.", lower_bound=1
 )
@@ -96,6 +104,8 @@ _NUM_CONFUSED = 5
 def main() -> None:
   if bool(FLAGS.saved_model) == bool(FLAGS.scores):
     raise ValueError("one of --saved_model and --scores is required.")
+  if FLAGS.tpu and not FLAGS.saved_model:
+    raise ValueError("--tpu is given, which needs --saved_model.")
   # Imported late: a mistake in the flags is answered at once.
   import tensorflow as tf
 
@@ -103,9 +113,14 @@ def main() -> None:
 
   path = (FLAGS.saved_model or FLAGS.scores).rstrip("/")
   folder = FLAGS.output_dir or os.path.join(
-    os.path.dirname(path), f"evaluation_{FLAGS.split}"
+    os.path.dirname(path if "://" in path else os.path.abspath(path)),
+    f"evaluation_{FLAGS.split}",
   )
   split = prepared.find_split(FLAGS.data_dir, FLAGS.split)
+  if FLAGS.holdout_percent:
+    if FLAGS.scores:
+      raise ValueError("--holdout_percent is for --saved_model.")
+    split = split.part(0, FLAGS.holdout_percent)
   if not split.num_clips:
     raise ValueError(f"{FLAGS.data_dir}: the split {FLAGS.split!r} is empty.")
   # A mistake is told before the long work; one in the path, by its reader.
@@ -210,10 +225,14 @@ def _check_classes(path, mids, other_path, other_mids) -> None:
 def _run_model(path, split):
   """The SavedModel's classes, scores, targets in their order, and digest."""
   import numpy as np
+  import tensorflow as tf
 
   from tf_audioset import data, distribution, evaluation, export, records
 
-  tagger = export.ExportedTagger(path)
+  # With a TPU of other machines, one of those is the default.
+  here = "/job:localhost/replica:0/task:0/device:CPU:0" if FLAGS.tpu else None
+  with tf.device(here):
+    tagger = export.ExportedTagger(path)
   classes = tagger.classes
   if split.classes is not None:
     _check_classes(path, classes.mids, FLAGS.data_dir, split.classes.mids)
@@ -226,24 +245,26 @@ def _run_model(path, split):
   if FLAGS.tpu:
     strategy = distribution.strategy(FLAGS.tpu)
     on_tpu = export.ReplicatedTagger(tagger.directory, strategy)
-  clips = data.full_clips(
-    split,
-    num_classes=len(classes),
-    batch_size=on_tpu.batch_size if on_tpu else FLAGS.batch_size,
-    min_samples=tagger.min_samples,
-    padding=tagger.padding,
-  )
+  with tf.device(here):
+    clips = data.full_clips(
+      split,
+      num_classes=len(classes),
+      batch_size=on_tpu.batch_size if on_tpu else FLAGS.batch_size,
+      min_samples=tagger.min_samples,
+      padding=tagger.padding,
+    ).as_numpy_iterator()
   ids, scores, targets = [], [], []
   num_on_tpu = 0
   with cli.progress_bar(split.num_clips, FLAGS.split, " clips") as bar:
-    for batch_ids, waveform, batch_targets in clips.as_numpy_iterator():
+    for batch_ids, waveform, batch_targets in clips:
       ids.extend(clip_id.decode() for clip_id in batch_ids)
       waveform = waveform.astype(np.float32) / 32768
       if on_tpu and waveform.shape[1] == on_tpu.num_samples:
         scores.append(on_tpu.score(waveform))
         num_on_tpu += len(waveform)
       else:
-        scores.append(tagger.score(waveform)[0])
+        with tf.device(here):
+          scores.append(tagger.score(waveform)[0])
       targets.append(batch_targets)
       bar.update(len(batch_ids))
   if on_tpu:
@@ -389,7 +410,10 @@ def _comparison(difference, table):
   columns = ("ap_difference", "difference_low", "difference_high", "name")
   rows = [x for x in zip(*map(table.get, columns)) if math.isfinite(x[0])]
   rows.sort(key=lambda row: -abs(row[0]))
-  lines.append("classes whose AP moved most:")
+  lines.append(
+    "classes whose AP moved most (of many, some move by chance; intervals of "
+    "classes with few positive clips are too narrow):"
+  )
   for value, low, high, name in rows[:_NUM_MOVED]:
     lines.append(f"      {value:+.4f}  [{low:+.4f}, {high:+.4f}]  {name}")
   return lines

@@ -167,13 +167,13 @@ def _find(splits, wanted: str):
   from tf_audioset import data
 
   for name, split in splits.items():
-    number = int(wanted) if wanted.isdigit() else None
-    if number is None:
-      table = _table(name, split)
-      rows = [i for i, x in enumerate(table.id) if x.decode() == wanted]
-      if not rows:
-        continue
-      number = rows[0]
+    # An id may be a number, too. Nothing is read through to find that out.
+    table = split.clips() if wanted.isdigit() else _table(name, split)
+    ids = [] if table is None else table.id
+    rows = [i for i, x in enumerate(ids) if x.decode() == wanted]
+    if not rows and not wanted.isdigit():
+      continue
+    number = rows[0] if rows else int(wanted)
     if number >= split.num_clips:
       raise ValueError(f"{wanted}: {name} has {split.num_clips} clips, from 0.")
     clip_id, waveform, targets, error = next(

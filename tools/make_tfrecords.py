@@ -56,7 +56,7 @@ flags.DEFINE_float(
   10.0,
   "Longer clips are cut to this.",
   lower_bound=0.1,
-  upper_bound=3600,  # A clip is decoded whole: 230 MB as float32.
+  upper_bound=600,  # The most that an exported model scores at once.
 )
 flags.DEFINE_enum("codec", "flac", audio.CODECS, "How samples are stored.")
 flags.DEFINE_integer(

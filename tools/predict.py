@@ -71,7 +71,7 @@ flags.DEFINE_float(
   "threshold",
   None,
   "For --audacity_dir. Default: the model's own threshold for each class, 0.5 "
-  "where it has none.",
+  "where it has none. With --thresholds_csv: for classes without one there.",
   lower_bound=0,
   upper_bound=1,
 )
@@ -143,6 +143,9 @@ def _check_flags() -> None:
   for name in ("window_seconds", "hop_seconds", "png_dir", "audacity_dir"):
     if FLAGS[name].value is not None and not FLAGS.timeline:
       raise ValueError(f"--{name} is given, which needs --timeline.")
+  for name in ("threshold", "thresholds_csv"):
+    if FLAGS[name].value is not None and not FLAGS.audacity_dir:
+      raise ValueError(f"--{name} is given, which needs --audacity_dir.")
   for folder in (FLAGS.png_dir, FLAGS.audacity_dir):
     if folder:
       os.makedirs(folder, exist_ok=True)
