@@ -26,6 +26,9 @@ flags.DEFINE_multi_string("gin_file", None, "Experiment. Repeatable.")
 flags.DEFINE_multi_string("gin_bindings", [], "A line of gin. Repeatable.")
 flags.DEFINE_integer("batch_size", 2048, "Clips of all 8 cores.", lower_bound=8)
 flags.DEFINE_integer("num_classes", 527, "Width of the targets.", lower_bound=1)
+flags.DEFINE_enum(
+  "precision", "mixed_bfloat16", ("float32", "mixed_bfloat16"), "As in gin."
+)
 flags.DEFINE_float(
   "hbm_tb_per_s", 7.2, "Memory bandwidth of all 8 cores.", lower_bound=0.001
 )
@@ -51,7 +54,10 @@ def _experiment_hlo(clips_a_core: int) -> tuple[str, int]:
   from tf_audioset import compilation
 
   compilation.load_as_on_tpu(
-    FLAGS.gin_file, FLAGS.gin_bindings, batch_size=clips_a_core
+    FLAGS.gin_file,
+    FLAGS.gin_bindings,
+    batch_size=clips_a_core,
+    precision=FLAGS.precision,
   )
   samples = gin.get_bindings("train")["pipeline"].crop_samples
   hlo = compilation.loop_hlo(
