@@ -150,6 +150,12 @@ def test_floats_of_another_scale_are_refused(tmp_path):
   sine = _sine(440, 1, 16000)
   soundfile.write(path, 3 * sine, 16000, "FLOAT")  # Peaks of 1.5 are clipped.
   assert _read(path).max() == 1
+  # An encoder overshoots most with noise.
+  noise = np.random.default_rng(0).normal(size=220500).clip(-1, 1)
+  soundfile.write(tmp_path / "noise.mp3", noise, 44100)
+  decoded, _ = soundfile.read(tmp_path / "noise.mp3")
+  assert np.abs(decoded).max() > 2
+  assert np.abs(_read(tmp_path / "noise.mp3")).max() == 1
   soundfile.write(path, 32768 * sine, 16000, "FLOAT")
   for read in (_read, lambda p: [*audio.read_blocks(p, sample_rate_hz=16000)]):
     with pytest.raises(audio.AudioError, match="reach 1.64e.04; full scale is"):

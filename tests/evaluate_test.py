@@ -351,6 +351,15 @@ def test_only_what_training_held_out_is_judged(folder, tmp_path):
   )
   assert 3 < held_out.num_clips < 21
   assert f", {held_out.num_clips} clips\n" in out
+  summary = json.loads((tmp_path / "metrics.json").read_text())
+  assert summary["holdout_percent"] == 40
+  error = _evaluate(
+    folder,
+    f"--saved_model={folder / 'model'}",
+    "--holdout_percent=40",
+    run=command.fail,
+  )
+  assert "--split=eval is not the split that was trained on" in error
 
 
 def test_a_model_given_as_here_is_left_as_it_is(folder, tmp_path):

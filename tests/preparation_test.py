@@ -320,7 +320,7 @@ def test_what_is_left_of_a_longer_file_is_told(tmp_path):
     soundfile.write(clip.path, _noise(0, seconds), 16000)
   said = _prepare(clips, tmp_path / "out", clip_seconds=2.0)
   (row,) = said["clips"]["shortened"]
-  assert (row["id"], row["detail"]) == ("clip2", "at least 3 s")
+  assert (row["id"], row["detail"]) == ("clip2", "3.0 s")
   table = prepared.find_split(str(tmp_path / "out"), "train").clips()
   assert table.num_samples.tolist() == [32000] * 3
 
@@ -387,7 +387,10 @@ def test_a_split_that_is_prepared_meanwhile_stays(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"classes": labels.ClassList.from_names(["b", "a"])}, "in another order"),
+    (
+      {"classes": labels.ClassList.from_names(["b", "a"])},
+      "order or names differ",
+    ),
     ({"classes": labels.ClassList.from_names(["a"])}, "only one has 'b'"),
     ({"codec": "pcm16"}, "another clip length or codec"),
     ({"clip_seconds": 5.0}, "another clip length or codec"),

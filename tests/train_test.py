@@ -193,8 +193,12 @@ def test_two_runs_do_not_share_a_work_directory(trained):
   run = str(folder / "run")
   config.load(["gin/quickstart.gin"], _SMALL)
   held = storage.lock(run)
+  half_written = folder / "run" / "checkpoints" / "ckpt-99_temp"
+  half_written.mkdir()
   with pytest.raises(ValueError, match="another run is at work there"):
     training.train(distribution.strategy(None), str(folder / "records"), run)
+  assert half_written.exists()  # The other's: nothing was mended.
+  half_written.rmdir()
   held.close()
   storage.lock(run)
 

@@ -26,8 +26,9 @@ CODECS = ("flac", "pcm16")
 
 # Read beyond the wanted end, so that the resampler's filter does not see one.
 _MARGIN_SECONDS = 0.1
-# Amplitude; as the exported model's.
-_MAX_PEAK = 2.0
+# Amplitude. Noise at full scale reaches 3.5 after an mp3 encoder; samples of 16
+# bits as floats are beyond this, unless they are below -66 dB.
+_MAX_PEAK = 16.0
 # A wav's header has its length in bytes. What is written to a pipe has none of
 # these, but 0 or nearly the greatest number.
 _NO_WAV_LENGTH = 0x7FFFF000
@@ -92,15 +93,15 @@ def read_audio(
     raise AudioError(
       f"{path}: is shorter than one sample at {sample_rate_hz} Hz"
     )
-  # Resampling overshoots full scale a little, too.
+  # Resampling overshoots full scale, too.
   return np.clip(waveform, -1.0, 1.0)
 
 
 def _check_samples(path, channels):
   if not np.isfinite(channels).all():
     raise AudioError(f"{path}: holds samples that are not finite")
-  # Lossy decoding overshoots full scale a little; floats of another scale are
-  # far beyond it, and would be clipped to square waves.
+  # Lossy decoding overshoots full scale; floats of another scale are far beyond
+  # it, and would be clipped to square waves.
   peak = np.abs(channels).max(initial=0.0)
   if peak > _MAX_PEAK:
     raise AudioError(f"{path}: its samples reach {peak:.3g}; full scale is 1")

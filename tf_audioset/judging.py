@@ -63,7 +63,10 @@ class Judgement:
     return {
       **{name: float(value) for name, value in values.items()},
       "intervals": {
-        name: _interval(value, draws[name]) for name, value in values.items()
+        name: _interval(
+          value, draws[name], _SHARE if name in ("mAP", "mAUC") else _ANY
+        )
+        for name, value in values.items()
       },
     }
 
@@ -83,7 +86,7 @@ class Judgement:
     """
     summary = {**self._result.summary(), **self.averages()}
     summary["intervals"]["top1"] = _interval(
-      self._result.top1, self._resampled.top1, (0, 1)
+      self._result.top1, self._resampled.top1, _SHARE
     )
     summary |= self._top
     if self.confusion is not None:
@@ -145,12 +148,12 @@ class Judgement:
       resampled = {name: draws[name] - other_draws[name] for name in mine}
       # Of the classes whose d' is finite in both, or the means would be of
       # different classes.
-      for values, a, b in (
-        (differences, self._result, other._result),
-        (resampled, self._resampled, other._resampled),
-      ):
-        values["dprime_class_mean"] = metrics.mean(a.dprime - b.dprime)
-      differences["dprime_class_mean"] = float(differences["dprime_class_mean"])
+      differences["dprime_class_mean"] = float(
+        metrics.mean(self._result.dprime - other._result.dprime)
+      )
+      resampled["dprime_class_mean"] = metrics.mean(
+        self._resampled.dprime - other._resampled.dprime
+      )
     ap = self._result.average_precision, other._result.average_precision
     low, high = metrics.interval(
       ap[0] - ap[1],
@@ -173,6 +176,10 @@ class Judgement:
     )
 
 
-def _interval(estimate, resampled, ends=(-np.inf, np.inf)) -> list[float]:
+# What may be in an interval.
+_ANY, _SHARE = (-np.inf, np.inf), (0.0, 1.0)
+
+
+def _interval(estimate, resampled, ends=_ANY) -> list[float]:
   interval = np.clip(metrics.interval(estimate, resampled), *ends)
   return [float(end) for end in interval]

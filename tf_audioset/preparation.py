@@ -330,20 +330,19 @@ def _make_record(clip_id, path, clip_labels, plan) -> tuple[bytes, _Outcome]:
     waveform = audio.read_audio(
       path,
       sample_rate_hz=records.SAMPLE_RATE_HZ,
-      # A little more, so that what is cut off is seen.
-      max_seconds=plan["clip_seconds"] + 1,
+      max_seconds=plan["clip_seconds"],
       content=_read(path) if "://" in path else None,
     )
   except ValueError as e:
     reason = str(e).removeprefix(f"{path}: ")
     return b"", _Outcome({"undecodable": reason}, source)
-  seconds = len(waveform) / records.SAMPLE_RATE_HZ
-  samples = audio.to_int16(
-    waveform[: round(plan["clip_seconds"] * records.SAMPLE_RATE_HZ)]
-  )
+  samples = audio.to_int16(waveform)
   problems = audit.sample_problems(samples, records.SAMPLE_RATE_HZ)
-  if seconds >= plan["clip_seconds"] + 1:
-    problems["shortened"] = f"at least {seconds:g} s"
+  is_full = len(samples) >= round(plan["clip_seconds"] * records.SAMPLE_RATE_HZ)
+  if is_full and "://" not in path:
+    seconds = audio.duration_seconds(path)
+    if seconds >= plan["clip_seconds"] + 1:
+      problems["shortened"] = f"{seconds:.1f} s"
   if audit.why_left_out(problems, plan["drop"]):
     return b"", _Outcome(problems, source)
   record = records.serialize_encoded(
@@ -363,7 +362,9 @@ def _known_info(classes, output_dir, options) -> prepared.DatasetInfo | None:
   known = prepared.read_dataset_info(output_dir)
   if known and known.classes != classes:
     others = set(known.classes.mids) ^ set(classes.mids)
-    what = f"only one has {min(others)!r}" if others else "in another order"
+    what = (
+      f"only one has {min(others)!r}" if others else "order or names differ"
+    )
     raise ValueError(
       f"{output_dir} holds records of other classes ({what}); choose another "
       "--output_dir, or, with --class_dirs, make an empty folder for a class "

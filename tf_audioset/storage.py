@@ -76,7 +76,11 @@ def lock(folder: str) -> IO | None:
   """
   if "://" in folder:
     return None
-  file = open(os.path.join(folder, ".lock"), "w")
+  path = os.path.join(folder, ".lock")
+  try:
+    file = open(path, "w")
+  except PermissionError:  # Another user's.
+    file = open(path)
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:

@@ -37,9 +37,8 @@ class Trainer:
       accumulate_steps: A replica takes its clips in so many parts, one after
         another, and updates once with the sum of their gradients. It needs less
         memory; docs/tpu.md has figures.
-      jit_compile: Compile the step with XLA; the front end's engine must be
-        "matmul" then. A TPU does so in any case; on a CPU it slows
-        convolutions down.
+      jit_compile: Compile the step with XLA. A TPU does so in any case; on a
+        CPU it slows convolutions down.
     """
     self._strategy = strategy
     self._tagger = tagger
@@ -165,7 +164,7 @@ class Trainer:
     own = [
       v
       for v in self._tagger.variables
-      if v.synchronization == tf.VariableSynchronization.ON_READ
+      if v.aggregation == tf.VariableAggregation.MEAN
     ]
 
     def average():
@@ -176,7 +175,8 @@ class Trainer:
       for variable, mean in zip(own, means):
         variable.assign(mean)
 
-    if own and self._strategy.num_replicas_in_sync > 1:
+    is_frozen = self._tagger.is_backbone_frozen
+    if own and not is_frozen and self._strategy.num_replicas_in_sync > 1:
       self._strategy.run(average)
 
   def _step(self, batch):

@@ -213,6 +213,9 @@ def train(
   config.check_all_used()
 
   is_chief = distribution.is_chief(strategy)
+  lock = None  # Held until this returns.
+  if is_chief and tf.io.gfile.exists(workdir):
+    lock = storage.lock(workdir)  # What follows mends what it finds.
   newest = checkpoints.Checkpoints(
     tf.train.Checkpoint(
       model=tagger, optimizer=optimizer, best_map=best_map, best_step=best_step
@@ -265,7 +268,7 @@ def train(
   stop.saved(first_step)
   if is_chief:
     tf.io.gfile.makedirs(workdir)
-    lock = storage.lock(workdir)  # noqa: F841  Held until this returns.
+    lock = lock or storage.lock(workdir)
     storage.write_json(
       run_file, {**fixed, "classes": training.classes.to_json()}
     )

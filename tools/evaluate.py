@@ -120,6 +120,11 @@ def main() -> None:
   if FLAGS.holdout_percent:
     if FLAGS.scores:
       raise ValueError("--holdout_percent is for --saved_model.")
+    if FLAGS.split != FLAGS.train_split:
+      raise ValueError(
+        f"--holdout_percent: --split={FLAGS.split} is not the split that was "
+        f"trained on, --train_split={FLAGS.train_split}."
+      )
     split = split.part(0, FLAGS.holdout_percent)
   if not split.num_clips:
     raise ValueError(f"{FLAGS.data_dir}: the split {FLAGS.split!r} is empty.")
@@ -148,7 +153,9 @@ def main() -> None:
     judged.scores, targets, num_resamples=FLAGS.num_resamples
   )
   kind = "saved_model" if FLAGS.saved_model else "scores"
+  held_out = {"holdout_percent": FLAGS.holdout_percent}
   summary = {
+    **(held_out if FLAGS.holdout_percent else {}),
     **judgement.summary(branches),
     "num_resamples": FLAGS.num_resamples,
     "ids_sha256": judged.ids_sha256(),
@@ -309,6 +316,8 @@ def _training_positives(num_classes):
     return None, "The training clips were not counted (--train_split)."
   try:
     split = prepared.find_split(FLAGS.data_dir, FLAGS.train_split)
+    if FLAGS.holdout_percent:
+      split = split.part(FLAGS.holdout_percent, 100)
   except ValueError as e:
     return None, f"The training clips are not known: {e}"
   with cli.progress_bar(split.num_clips, FLAGS.train_split, " clips") as bar:

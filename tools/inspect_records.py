@@ -167,25 +167,28 @@ def _find(splits, wanted: str):
   from tf_audioset import data
 
   for name, split in splits.items():
-    # An id may be a number, too. Nothing is read through to find that out.
+    # Nothing is read through for a number, which may be an id, too.
     table = split.clips() if wanted.isdigit() else _table(name, split)
     ids = [] if table is None else table.id
-    rows = [i for i, x in enumerate(ids) if x.decode() == wanted]
-    if not rows and not wanted.isdigit():
-      continue
-    number = rows[0] if rows else int(wanted)
+    number = next((i for i, x in enumerate(ids) if x.decode() == wanted), None)
+    if number is not None:
+      break
+  else:
+    if not wanted.isdigit():
+      raise ValueError(f"{wanted}: no clip of this id in {', '.join(splits)}.")
+    name, split = next(iter(splits.items()))
+    number = int(wanted)
     if number >= split.num_clips:
       raise ValueError(f"{wanted}: {name} has {split.num_clips} clips, from 0.")
-    clip_id, waveform, targets, error = next(
-      data.whole_clips(
-        split, num_classes=_num_classes(split), first=number
-      ).as_numpy_iterator()
-    )
-    if error:
-      raise ValueError(error.decode())
-    names = [_label(split, i)[0] for i in np.flatnonzero(targets)]
-    return clip_id.decode() or f"{name}{number}", waveform, names
-  raise ValueError(f"{wanted}: no clip of this id in {', '.join(splits)}.")
+  clip_id, waveform, targets, error = next(
+    data.whole_clips(
+      split, num_classes=_num_classes(split), first=number
+    ).as_numpy_iterator()
+  )
+  if error:
+    raise ValueError(error.decode())
+  names = [_label(split, i)[0] for i in np.flatnonzero(targets)]
+  return clip_id.decode() or f"{name}{number}", waveform, names
 
 
 def _path(clip_id: str, ending: str) -> str:
