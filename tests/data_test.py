@@ -239,10 +239,7 @@ def _ops(dataset):
   graph = tf.compat.v1.GraphDef.FromString(
     dataset._as_serialized_graph().numpy()
   )
-  nodes = [*graph.node]
-  for function in graph.library.function:
-    nodes.extend(function.node_def)
-  return {node.op for node in nodes}
+  return {node.op for node in toy.nodes(graph)}
 
 
 @pytest.mark.parametrize("codec", ["flac", "pcm16"])

@@ -397,11 +397,7 @@ def test_the_c_library_alone_knows_every_operation(exported, tmp_path):
   waveform = _waveform(1, 8000)
   _run_in_c(exported[1], tmp_path, "serving_default", {"waveform": waveform})
   known = op_def_pb2.OpList.FromString((tmp_path / "ops.pb").read_bytes())
-  graph = _meta_graph(exported[1])
-  nodes = list(graph.graph_def.node)
-  for function in graph.graph_def.library.function:
-    nodes += function.node_def
-  used = {node.op for node in nodes}
+  used = {node.op for node in toy.nodes(_meta_graph(exported[1]).graph_def)}
   assert {"DecodeWav", "RFFT", "Conv2D"} <= used
   # Those of addons and tensorflow-io are named "Addons>..." and "IO>...".
   assert used <= {op.name for op in known.op if ">" not in op.name}

@@ -122,6 +122,12 @@ def write_dataset(
   )
 
 
+def nodes(graph) -> list:
+  """Those of a GraphDef and of its functions."""
+  functions = (function.node_def for function in graph.library.function)
+  return [*graph.node, *(node for nodes in functions for node in nodes)]
+
+
 class MeanBackbone(tf.keras.Model):
   """Linear on the features' mean over time: enough for `clip`."""
 

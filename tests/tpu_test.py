@@ -51,11 +51,7 @@ def strategy():
 
 def _operations(function):
   """Types of the operations of a concrete function, and of those it calls."""
-  graph = function.graph.as_graph_def()
-  nodes = [
-    *graph.node,
-    *(n for f in graph.library.function for n in f.node_def),
-  ]
+  nodes = toy.nodes(function.graph.as_graph_def())
   assert not any(
     node.attr["_xla_outside_compilation"].s
     for node in nodes

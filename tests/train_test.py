@@ -6,6 +6,8 @@ import json
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 
 import gin
 import numpy as np
@@ -192,15 +194,27 @@ def test_two_runs_do_not_share_a_work_directory(trained):
   folder, _ = trained
   run = str(folder / "run")
   config.load(["gin/quickstart.gin"], _SMALL)
-  held = storage.lock(run)
+  hold = (
+    "import fcntl, sys\n"
+    "file = open(sys.argv[1] + '/.lock', 'w')\n"
+    "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+    "print('held', flush=True)\n"
+    "sys.stdin.read()"
+  )
+  other = subprocess.Popen(
+    [sys.executable, "-c", hold, run],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  )
+  assert other.stdout.readline() == b"held\n"
   half_written = folder / "run" / "checkpoints" / "ckpt-99_temp"
   half_written.mkdir()
   with pytest.raises(ValueError, match="another run is at work there"):
     training.train(distribution.strategy(None), str(folder / "records"), run)
   assert half_written.exists()  # The other's: nothing was mended.
   half_written.rmdir()
-  held.close()
-  storage.lock(run)
+  other.communicate()
+  assert storage.lock(run) is not None
 
 
 def test_without_a_validation_none_is_the_best(trained, tmp_path):

@@ -23,7 +23,7 @@ def load_as_on_tpu(
   batch_size: int,
   precision: str = "mixed_bfloat16",
 ) -> None:
-  """`config.load` of an experiment, with the front end of a TPU.
+  """`config.load` of an experiment, for the batch of a TPU's core.
 
   Args:
     gin_files: Experiment.
@@ -35,7 +35,6 @@ def load_as_on_tpu(
     gin_files,
     [
       *bindings,
-      "LogMel.engine = 'matmul'",
       f"train.precision = '{precision}'",
       f"train.global_batch_size = {batch_size}",
     ],

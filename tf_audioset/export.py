@@ -44,6 +44,8 @@ from tf_audioset.models import weights
 # A second of audio takes about 2 MB of memory; a server should not end for it.
 MAX_CLIP_SECONDS = 600
 MAX_SECONDS = 3600
+# This machine's device, also where a TPU's hosts are other machines.
+HERE = "/job:localhost/replica:0/task:0/device:CPU:0"
 # Resampling and lossy decoding overshoot 1 a little; 16-bit samples by far.
 _MAX_PEAK = 2.0
 
@@ -529,9 +531,7 @@ class ReplicatedTagger:
       self._module = tf.saved_model.load(
         directory,
         # The hosts of a pod do not see this machine's disk.
-        options=tf.saved_model.LoadOptions(
-          experimental_io_device="/job:localhost/replica:0/task:0/device:CPU:0"
-        ),
+        options=tf.saved_model.LoadOptions(experimental_io_device=HERE),
       )
     batched = self._module.signatures.get("batched")
     if batched is None or "RFFT" in _operations(batched):

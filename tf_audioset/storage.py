@@ -68,21 +68,19 @@ def lock(folder: str) -> IO | None:
   """Keeps other processes from locking a folder, which must exist.
 
   Returns:
-    What holds the lock for as long as it is kept. None in a bucket and on file
-    systems that have no locks.
+    What holds the lock for as long as it is kept. None where there can be none:
+    in a bucket, on file systems without locks, in another user's lock file.
 
   Raises:
     ValueError: If another process has it.
   """
   if "://" in folder:
     return None
-  path = os.path.join(folder, ".lock")
   try:
-    file = open(path, "w")
-  except PermissionError:  # Another user's.
-    file = open(path)
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    file = open(os.path.join(folder, ".lock"), "w")
+    # Of this process: children have no part in it, and it is free again for the
+    # same process after an error, whose traceback may keep the file open.
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
     raise ValueError(
       f"{folder}: another run is at work there; wait for it, or choose another "

@@ -165,7 +165,8 @@ def train(
         "--data_service is for a pipeline on this machine; the hosts of this "
         "TPU are others."
       )
-  stop = _Stop(has_peers=distribution.has_peers(strategy))
+  has_peers = distribution.has_peers(strategy)
+  stop = _Stop(has_peers=has_peers)
   training = prepared.find_split(data_dir, training_split)
   if holdout_percent:
     validation = training.part(0, holdout_percent)
@@ -223,14 +224,14 @@ def train(
     os.path.join(workdir, "checkpoints"),
     checkpoints_to_keep,
     is_chief,
-    distribution.has_peers(strategy),
+    has_peers,
   )
   best = checkpoints.Checkpoints(
     tf.train.Checkpoint(model=tagger),
     os.path.join(workdir, "best"),
     1,
     is_chief,
-    distribution.has_peers(strategy),
+    has_peers,
   )
   run_file = os.path.join(workdir, "run.json")
   fixed = {
@@ -381,6 +382,8 @@ def train(
 
   if is_chief:
     path = {"last": newest, "best": best}[exported].newest
+    if path is None:  # best/ was deleted.
+      raise ValueError(f"there is no {exported} checkpoint to export.")
     export_checkpoint(
       path,
       os.path.join(workdir, "saved_model", "1"),

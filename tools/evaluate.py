@@ -104,8 +104,14 @@ _NUM_CONFUSED = 5
 def main() -> None:
   if bool(FLAGS.saved_model) == bool(FLAGS.scores):
     raise ValueError("one of --saved_model and --scores is required.")
-  if FLAGS.tpu and not FLAGS.saved_model:
-    raise ValueError("--tpu is given, which needs --saved_model.")
+  for name in ("tpu", "holdout_percent"):
+    if FLAGS[name].value and not FLAGS.saved_model:
+      raise ValueError(f"--{name} is given, which needs --saved_model.")
+  if FLAGS.holdout_percent and FLAGS.split != FLAGS.train_split:
+    raise ValueError(
+      f"--holdout_percent: --split={FLAGS.split} is not the split that was "
+      f"trained on, --train_split={FLAGS.train_split}."
+    )
   # Imported late: a mistake in the flags is answered at once.
   import tensorflow as tf
 
@@ -118,13 +124,6 @@ def main() -> None:
   )
   split = prepared.find_split(FLAGS.data_dir, FLAGS.split)
   if FLAGS.holdout_percent:
-    if FLAGS.scores:
-      raise ValueError("--holdout_percent is for --saved_model.")
-    if FLAGS.split != FLAGS.train_split:
-      raise ValueError(
-        f"--holdout_percent: --split={FLAGS.split} is not the split that was "
-        f"trained on, --train_split={FLAGS.train_split}."
-      )
     split = split.part(0, FLAGS.holdout_percent)
   if not split.num_clips:
     raise ValueError(f"{FLAGS.data_dir}: the split {FLAGS.split!r} is empty.")
@@ -153,14 +152,14 @@ def main() -> None:
     judged.scores, targets, num_resamples=FLAGS.num_resamples
   )
   kind = "saved_model" if FLAGS.saved_model else "scores"
-  held_out = {"holdout_percent": FLAGS.holdout_percent}
   summary = {
-    **(held_out if FLAGS.holdout_percent else {}),
     **judgement.summary(branches),
     "num_resamples": FLAGS.num_resamples,
     "ids_sha256": judged.ids_sha256(),
     f"{kind}_sha256": digest,
   }
+  if FLAGS.holdout_percent:
+    summary["holdout_percent"] = FLAGS.holdout_percent
   if not summary["num_classes_scored"]:
     raise ValueError(
       f"none of the {len(classes)} classes has a clip with it and one without."
@@ -237,7 +236,7 @@ def _run_model(path, split):
   from tf_audioset import data, distribution, evaluation, export, records
 
   # With a TPU of other machines, one of those is the default.
-  here = "/job:localhost/replica:0/task:0/device:CPU:0" if FLAGS.tpu else None
+  here = export.HERE if FLAGS.tpu else None
   with tf.device(here):
     tagger = export.ExportedTagger(path)
   classes = tagger.classes
