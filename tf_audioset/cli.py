@@ -7,6 +7,7 @@ Nothing here imports TensorFlow, so that flags are answered at once.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -125,9 +126,24 @@ def _fail(prog: str, error: Exception) -> None:
   _exit_now(_ERROR)
 
 
+def remove_generated_code() -> None:
+  """Removes the files of the Python code that AutoGraph has generated.
+
+  TensorFlow does so when the interpreter ends, which `run` does not wait for.
+  They are in the folder of temporary files, and one is made even where no
+  function of this package needs AutoGraph: when a SavedModel is written.
+  """
+  for name, module in list(sys.modules.items()):
+    if name.startswith("__autograph_generated_file"):
+      for path in (module.__file__, module.__cached__):
+        with contextlib.suppress(OSError, TypeError):
+          os.remove(path)
+
+
 def _exit_now(code: int) -> None:
   # Not sys.exit: to take TensorFlow down takes most of a second, and the input
   # pipeline's threads can wait forever for an interpreter that shuts down.
+  remove_generated_code()
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
