@@ -128,7 +128,7 @@ class Checkpoints:
       time.sleep(wait_seconds)
 
   def _known_to(self, path: str) -> tf.train.Checkpoint:
-    """What is saved, without what the version that wrote `path` did not know."""
+    """What is saved, without what the version that wrote it did not know."""
     there = tf.train.load_checkpoint(path).get_variable_to_shape_map()
     lacking = {
       name

@@ -79,6 +79,7 @@ def run(
     print(f"\n{prog}: {e}", file=sys.stderr)
     _exit_now(_STOPPED)
   except BrokenPipeError:
+    remove_generated_code()
     os._exit(_ERROR)  # What reads the output, such as head, has seen enough.
   except flags.Error as e:
     _fail(prog, e)
@@ -103,7 +104,8 @@ def check_matplotlib(what: str) -> None:
   """Tells how to install it, in a ValueError, if `what` cannot be drawn."""
   if not importlib.util.find_spec("matplotlib"):
     raise ValueError(
-      f"{what} needs matplotlib: pip install 'tf_audioset[plot]'."
+      f"{what} needs matplotlib: pip install '.[plot]' in the checkout, or "
+      "pip install 'matplotlib>=3.5'."
     )
 
 

@@ -279,8 +279,8 @@ class Split:
       bucket(tf.constant(table.id)) != self.index.bucket
     ):
       raise ValueError(
-        f"{self.clips_file}: of other clips than the records: of another "
-        "preparation."
+        f"{self.clips_file}: of other clips than the records: copy both from "
+        "the same folder, or prepare the data again."
       )
     return table
 
@@ -461,12 +461,13 @@ def find_split(data_dir: str, split: str) -> Split:
     )
   if info.codec not in audio_lib.CODECS:
     raise ValueError(
-      f"{data_dir}: codec {info.codec!r}; readable are {audio_lib.CODECS}."
+      f"{data_dir}: codec {info.codec!r}; readable are {audio_lib.CODECS}: "
+      "prepare the data again."
     )
   if info.sample_rate_hz != records.SAMPLE_RATE_HZ:
     raise ValueError(
       f"{data_dir}: records at {info.sample_rate_hz} Hz; "
-      f"{records.SAMPLE_RATE_HZ} Hz are needed."
+      f"{records.SAMPLE_RATE_HZ} Hz are needed: prepare the data again."
     )
   shards = info.splits[split].shards
   files = [os.path.join(data_dir, shard["file"]) for shard in shards]
@@ -475,19 +476,21 @@ def find_split(data_dir: str, split: str) -> Split:
   for file, shard, num_bytes in zip(files, shards, sizes):
     if num_bytes is None:
       raise ValueError(
-        f"{file}: this shard is listed in {INFO_FILE}, but missing."
+        f"{file}: this shard is listed in {INFO_FILE}, but missing: copy the "
+        "whole folder, or prepare the data again."
       )
     if num_bytes != shard["num_bytes"]:
       raise ValueError(
         f"{file}: {num_bytes} bytes, where {INFO_FILE} says "
-        f"{shard['num_bytes']}: a broken copy, or of another preparation."
+        f"{shard['num_bytes']}: a broken copy, or of another preparation: copy "
+        "the whole folder, or prepare the data again."
       )
   index = _read_arrays(os.path.join(data_dir, info.splits[split].index), Index)
   if len(index) != info.splits[split].num_clips:
     raise ValueError(
       f"{data_dir}: {info.splits[split].index} has {len(index)} clips, where "
       f"{INFO_FILE} says {info.splits[split].num_clips}: of another "
-      "preparation."
+      "preparation: copy the whole folder, or prepare the data again."
     )
   clips = info.splits[split].clips
   return Split(
@@ -552,7 +555,7 @@ def _index_by_reading(files: Sequence[str], compression: str) -> Index:
     except tf.errors.DataLossError as e:
       raise ValueError(
         f"{file}: broken, {number} records can be read: "
-        f"{messages.first_line(e.message)}"
+        f"{messages.first_line(e.message)}. Copy the file again."
       ) from e
   return builder.build()
 
@@ -561,12 +564,13 @@ def _find_audax_split(data_dir, split):
   files = sorted(tf.io.gfile.glob(os.path.join(data_dir, split, "*.tfrec*")))
   if not files and (names := split_names(data_dir)):
     raise ValueError(
-      f"{data_dir}: there is no split {split!r}; there are {names}."
+      f"{data_dir}: there is no split {split!r}; there are {names}: name one."
     )
   if not files:
     raise ValueError(
       f"{data_dir}: no prepared data: neither {INFO_FILE}, which "
-      f"tools/make_tfrecords.py writes, nor audax's {split}/*.tfrec."
+      f"tools/make_tfrecords.py writes, nor audax's {split}/*.tfrec. Give the "
+      "folder that --output_dir was."
     )
   with tf.io.gfile.GFile(files[0], "rb") as file:
     # A plain TFRecord begins with a length, 8 bytes little endian; zlib's

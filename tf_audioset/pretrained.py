@@ -57,7 +57,10 @@ def load(
       if key.endswith(_VALUE) and "OPTIMIZER_SLOT" not in key
     }
   except (ValueError, tf.errors.OpError) as e:
-    raise ValueError(f"{checkpoint}: the checkpoint cannot be read.") from e
+    raise ValueError(
+      f"{checkpoint}: the checkpoint cannot be read: give another one, or copy "
+      "all of its files again."
+    ) from e
   names = _names(tagger)
   if "model_variables/0" in shapes:  # An export: numbers, in this order.
     keys = [f"model_variables/{i}" for i in range(len(names))]
@@ -70,22 +73,10 @@ def load(
       if key.startswith(("model/backbone/", "model/head/"))
     ]
   num_classes = shapes.get(keys[-1], [0])[-1]
-  for key, name, variable in zip(keys, names, tagger.variables):
-    shape = variable.shape.as_list()
-    if name.startswith("head/"):
-      shape[-1] = num_classes
-    if shape != shapes.get(key):
-      raise ValueError(
-        f"{path} does not fit this model: {name} has the shape {shape} in the "
-        f"model and {shapes.get(key, 'no counterpart')} there. Give the "
-        ".gin file that it was trained with, or its config.gin, as the first "
-        "--gin_file."
-      )
-  for key in sorted(set(there) - set(keys)):
-    raise ValueError(
-      f"{path} does not fit this model, which has no {key}, of the shape "
-      f"{shapes[key]} there."
-    )
+  _check_shapes(path, tagger, names, keys, there, shapes)
+  about = _compare_features(
+    path, known_config, config_gin, allow_other_features
+  )
   is_same = num_classes == len(classes)
   if known_classes is not None:
     is_same = known_classes == classes
@@ -95,6 +86,29 @@ def load(
         variable.assign(reader.get_tensor(key + _VALUE))
   new = "" if is_same else "; the head is new"
   return f"starting from {checkpoint}, of {num_classes} classes{new}{about}"
+
+
+def _check_shapes(path, tagger, names, keys, there, shapes) -> None:
+  """Refuses weights that are not those of the model, but for the classes."""
+  what_to_do = (
+    "give the .gin file that it was trained with, or its config.gin, as the "
+    "first --gin_file."
+  )
+  num_classes = shapes.get(keys[-1], [0])[-1]
+  for key, name, variable in zip(keys, names, tagger.variables):
+    shape = variable.shape.as_list()
+    if name.startswith("head/"):
+      shape[-1] = num_classes
+    if shape != shapes.get(key):
+      raise ValueError(
+        f"{path} does not fit this model: {name} has the shape {shape} in the "
+        f"model and {shapes.get(key, 'no counterpart')} there: {what_to_do}"
+      )
+  for key in sorted(set(there) - set(keys)):
+    raise ValueError(
+      f"{path} does not fit this model, which has no {key}, of the shape "
+      f"{shapes[key]} there: {what_to_do}"
+    )
 
 
 def _compare_features(path, known, here, is_allowed) -> str:

@@ -122,8 +122,8 @@ def check_labels(
     )
     if needs_metrics:
       raise ValueError(
-        f"train.exported = 'best': no checkpoint can be the best, as {message}: "
-        f"{what_to_do}, or export the last."
+        "train.exported = 'best': no checkpoint can be the best, as "
+        f"{message}: {what_to_do}, or export the last."
       )
     lines.append(f"warning: mAP will be nan: {message}: {what_to_do}")
   return lines
