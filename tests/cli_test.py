@@ -58,6 +58,4 @@ def test_a_picture_needs_matplotlib(tmp_path, tool, arguments):
     f"sys.argv = {[str(script), *arguments]}\n"
     f"runpy.run_path({str(script)!r}, run_name='__main__')"
   )
-  assert "pip install 'tf_audioset[plot]'" in command.fail(
-    "-c", code, cwd=tmp_path
-  )
+  assert "pip install '.[plot]'" in command.fail("-c", code, cwd=tmp_path)

@@ -7,6 +7,7 @@ Nothing here imports TensorFlow, so that flags are answered at once.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -78,6 +79,7 @@ def run(
     print(f"\n{prog}: {e}", file=sys.stderr)
     _exit_now(_STOPPED)
   except BrokenPipeError:
+    remove_generated_code()
     os._exit(_ERROR)  # What reads the output, such as head, has seen enough.
   except flags.Error as e:
     _fail(prog, e)
@@ -102,7 +104,8 @@ def check_matplotlib(what: str) -> None:
   """Tells how to install it, in a ValueError, if `what` cannot be drawn."""
   if not importlib.util.find_spec("matplotlib"):
     raise ValueError(
-      f"{what} needs matplotlib: pip install 'tf_audioset[plot]'."
+      f"{what} needs matplotlib: pip install '.[plot]' in the checkout, or "
+      "pip install 'matplotlib>=3.5'."
     )
 
 
@@ -125,9 +128,24 @@ def _fail(prog: str, error: Exception) -> None:
   _exit_now(_ERROR)
 
 
+def remove_generated_code() -> None:
+  """Removes the files of the Python code that AutoGraph has generated.
+
+  TensorFlow does so when the interpreter ends, which `run` does not wait for.
+  They are in the folder of temporary files, and one is made even where no
+  function of this package needs AutoGraph: when a SavedModel is written.
+  """
+  for name, module in list(sys.modules.items()):
+    if name.startswith("__autograph_generated_file"):
+      for path in (module.__file__, module.__cached__):
+        with contextlib.suppress(OSError, TypeError):
+          os.remove(path)
+
+
 def _exit_now(code: int) -> None:
   # Not sys.exit: to take TensorFlow down takes most of a second, and the input
   # pipeline's threads can wait forever for an interpreter that shuts down.
+  remove_generated_code()
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)

@@ -7,12 +7,15 @@ a misspelt scope and an unused macro. `check_all_used` closes that hole.
 
 from __future__ import annotations
 
+import ast
 import pathlib
 import re
 from collections.abc import Sequence
 
 import gin
 import tensorflow as tf
+
+from tf_audioset import gin_types
 
 # What `load` found: names that the files refer to, "LogMel" for @LogMel(), and
 # keys of the bindings that were not in a file.
@@ -22,8 +25,7 @@ _keys_of_bindings: set[str] = set()
 # The checkout's root: `gin/base.gin` is found from any working directory.
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# gin itself opens what is on a disk; a run's config.gin may be in a bucket.
-gin.config.register_file_reader(tf.io.gfile.GFile, tf.io.gfile.exists)
+_INCLUDE = re.compile(r"^include\s+(['\"])(.+)\1\s*(#.*)?$")
 
 
 def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
@@ -34,31 +36,60 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
     bindings: Lines as in a .gin file, such as `"train.num_epochs = 3"`.
 
   Raises:
-    ValueError: If a file is not found, or anything in it names no function or
-      parameter of the program.
+    ValueError: If a file is not found, anything in it names no function or
+      parameter of the program, or a value is not of its parameter's type.
   """
   gin.clear_config()
-  gin.add_config_file_search_path(str(_ROOT))
+  _referred_to.clear()
   for file in gin_files:
-    if not _find(file):
+    found = _find(file)
+    if not found:
       raise ValueError(
         f"gin file {file!r} not found here or in {_ROOT}; the shipped ones "
         f"are {', '.join(shipped_gin_files())}."
       )
-  try:
-    files = gin.parse_config_files_and_bindings(
-      list(gin_files), list(bindings), skip_unknown=False
-    )
-  except Exception as e:  # gin has no exception type of its own.
-    raise ValueError(f"gin: {_one_line(e)}") from e
-  _referred_to.clear()
-  while files:
-    file = files.pop()
-    files.extend(file.includes)
-    with tf.io.gfile.GFile(_find(file.filename)) as opened:
-      _referred_to.update(_references(opened.read()))
+    _parse_file(found)
+  _parse("\n".join(bindings))
   _keys_of_bindings.clear()
   _keys_of_bindings.update(_keys("\n".join(bindings)))
+  gin_types.check(sorted(_keys(gin.config_str())))
+  gin.finalize()
+
+
+def _parse_file(path: str) -> None:
+  """Parses a file and what it includes.
+
+  Not by gin, which opens what is on a disk itself: a run's config.gin may be in
+  a bucket, and editors put a mark in front of UTF-8.
+  """
+  try:
+    with tf.io.gfile.GFile(path, "rb") as opened:
+      lines = opened.read().decode("utf-8-sig").splitlines()
+  except UnicodeDecodeError as e:
+    raise ValueError(f"gin: {path} is not UTF-8: save it so. ({e})") from e
+  begin = 0
+  for number, line in enumerate([*lines, None]):
+    include = None if line is None else _INCLUDE.match(line)
+    if include or line is None:
+      # Empty lines in front, so that errors tell the file's line.
+      _parse("\n" * begin + "\n".join(lines[begin:number]), path)
+      begin = number + 1
+    if include:
+      found = _find(include[2])
+      if not found:
+        raise ValueError(f"gin: {path} includes {include[2]!r}: not found.")
+      _parse_file(found)
+
+
+def _parse(text: str, path: str = "") -> None:
+  try:
+    gin.parse_config(text, skip_unknown=False)
+  except Exception as e:  # gin has no exception type of its own.
+    place = f"{path}: " if path else ""
+    hint = gin_types.hint(str(e), text)
+    raise ValueError(f"gin: {place}{hint or _one_line(e)}") from e
+  if path:
+    _referred_to.update(_references(text))
 
 
 def _find(file: str) -> str | None:
@@ -115,6 +146,31 @@ def check_all_used() -> None:
 def operative() -> str:
   """Every value that was used, defaults included, as a .gin file."""
   return gin.operative_config_str()
+
+
+def values(text: str) -> dict[str, object]:
+  """The bindings of an operative config, as `operative` makes it.
+
+  Args:
+    text: Lines of gin, of this run or of another.
+
+  Returns:
+    By key, "LogMel.num_mels": what Python reads the value as; else its text,
+    "@LogMel()". A macro's name is replaced by its value.
+  """
+  found = {}
+  for key, value in re.findall(
+    r"^([\w./]+) *= *(.*(?:\n[ \t]+.*)*)", text, flags=re.MULTILINE
+  ):
+    value = value.removeprefix("\\").strip()
+    try:
+      found[key] = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+      found[key] = value
+  for key, value in found.items():
+    if isinstance(value, str) and value.startswith("%"):
+      found[key] = found.get(value[1:], value)
+  return found
 
 
 def _keys(config: str) -> set[str]:

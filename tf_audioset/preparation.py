@@ -165,12 +165,14 @@ def prepare(
         f"{message} ({counts}); the split {split} as it was prepared before "
         "stays, and its audit."
       )
-    audit.write(output_dir, split, of_split)
+    with storage.taking_turns(output_dir):
+      audit.write(output_dir, split, of_split)
     raise ValueError(
       f"{message}; see {os.path.join(output_dir, audit.TEXT_FILE)}."
     )
-  _publish(classes, output_dir, split, options, shards, accounts)
-  audit.write(output_dir, split, of_split)
+  with storage.taking_turns(output_dir):  # With those of other splits.
+    _publish(classes, output_dir, split, options, shards, accounts)
+    audit.write(output_dir, split, of_split)
   _remove(parts)
   return of_split
 

@@ -21,11 +21,11 @@ class Tagger(tf.keras.Model):
   def __init__(
     self,
     num_classes: int,
-    frontend=gin.REQUIRED,
-    backbone=gin.REQUIRED,
-    loss=gin.REQUIRED,
-    spec_augment=None,
-    mixup=None,
+    frontend: tf.keras.layers.Layer = gin.REQUIRED,
+    backbone: tf.keras.layers.Layer = gin.REQUIRED,
+    loss: object = gin.REQUIRED,
+    spec_augment: object | None = None,
+    mixup: object | None = None,
     dropout_rate: float = 0.0,
     freeze_backbone: bool = False,
   ):

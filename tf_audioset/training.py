@@ -21,6 +21,7 @@ from tf_audioset import (
   checkpoints,
   cli,
   config,
+  dashboard,
   data,
   distribution,
   evaluation,
@@ -30,11 +31,10 @@ from tf_audioset import (
   losses,  # noqa: F401
   messages,
   optimization,
-  prepared,
   pretrained,
-  randomness,
   records,
   reporting,
+  run_data,
   storage,
   trainer,
 )
@@ -43,8 +43,8 @@ from tf_audioset.models import convnext, efficientnet, resnet  # noqa: F401
 
 # Folder of the work directory.
 _THRESHOLDS = "thresholds"
-# Augmented clips that TensorBoard shows.
-_NUM_PICTURES = 4
+# Sets of pictures that TensorBoard shows after the first, over a run.
+_NUM_PICTURES = 10
 
 
 @gin.configurable
@@ -75,6 +75,7 @@ def train(
   accumulate_steps: int = 1,
   precision: str = "float32",
   initial_checkpoint: str = "",
+  allow_other_features: bool = False,
   checkpoints_to_keep: int = 3,
   exported: str = "last",
 ) -> None:
@@ -114,6 +115,8 @@ def train(
       front end, head and loss are float32 in any case.
     initial_checkpoint: Whose weights a new run starts from, see
       `pretrained.load`; with other classes, without its head.
+    allow_other_features: Whether those weights may have been trained with
+      another front end, padding or variant of the network.
     checkpoints_to_keep: The newest so many stay.
     exported: "last" or "best" (by validation mAP, which then is no longer an
       unbiased estimate).
@@ -151,7 +154,8 @@ def train(
   if global_batch_size % (replicas * accumulate_steps):
     raise ValueError(
       f"train.global_batch_size, {global_batch_size}, does not divide by the "
-      f"{replicas} replicas times train.accumulate_steps, {accumulate_steps}."
+      f"{replicas} replicas times train.accumulate_steps, {accumulate_steps}: "
+      f"choose a multiple of {replicas * accumulate_steps}."
     )
   if distribution.is_remote(strategy):
     for name, path in (("data_dir", data_dir), ("workdir", workdir)):
@@ -163,15 +167,18 @@ def train(
     if data_workers:
       raise ValueError(
         "--data_service is for a pipeline on this machine; the hosts of this "
-        "TPU are others."
+        "TPU are others: leave the flag out."
       )
   has_peers = distribution.has_peers(strategy)
   stop = _Stop(has_peers=has_peers)
-  training = prepared.find_split(data_dir, training_split)
-  if holdout_percent:
-    validation = training.part(0, holdout_percent)
-  else:
-    validation = prepared.find_split(data_dir, validation_split)
+  chosen = run_data.choose(
+    data_dir,
+    training_split=training_split,
+    validation_split=validation_split,
+    holdout_percent=holdout_percent,
+    training_percent=training_percent,
+  )
+  training, validation = chosen.training, chosen.validation
   if distribution.is_remote(strategy) and (
     training.needs_python or validation.needs_python
   ):
@@ -179,9 +186,6 @@ def train(
       f"{data_dir}: FLAC is decoded in Python, which the hosts of this TPU, "
       "other machines, do not have: prepare the data with --codec=pcm16."
     )
-  first_percent = max(holdout_percent, 100 - training_percent)
-  if first_percent:
-    training = training.part(first_percent, 100)
   if training.classes is None:
     raise ValueError(
       f"{data_dir}: no class list; put class_labels_indices.csv beside the "
@@ -207,24 +211,34 @@ def train(
     accumulate_steps=accumulate_steps,
     precision=precision,
   )
+  remarks = run_data.check_labels(
+    chosen, tagger.loss_function, needs_metrics=exported == "best"
+  )
   with strategy.scope():
     best_map = tf.Variable(-1.0, trainable=False)
     best_step = tf.Variable(0, trainable=False, dtype=tf.int64)
+    # Of the epoch that has begun.
+    bad_records = tf.Variable(0, trainable=False, dtype=tf.int64)
   # Everything is built: what gin has not been asked for by now is a mistake.
   config.check_all_used()
 
   is_chief = distribution.is_chief(strategy)
   lock = None  # Held until this returns.
   if is_chief and tf.io.gfile.exists(workdir):
-    lock = storage.lock(workdir)  # What follows mends what it finds.
+    lock = _lock(workdir)  # What follows mends what it finds.
   newest = checkpoints.Checkpoints(
     tf.train.Checkpoint(
-      model=tagger, optimizer=optimizer, best_map=best_map, best_step=best_step
+      model=tagger,
+      optimizer=optimizer,
+      best_map=best_map,
+      best_step=best_step,
+      bad_records=bad_records,
     ),
     os.path.join(workdir, "checkpoints"),
     checkpoints_to_keep,
     is_chief,
     has_peers,
+    may_lack=["bad_records"],
   )
   best = checkpoints.Checkpoints(
     tf.train.Checkpoint(model=tagger),
@@ -251,9 +265,14 @@ def train(
     _show_changes(config_file)
   restored = newest.restore()
   if restored is None and initial_checkpoint:
-    print(
-      pretrained.load(initial_checkpoint, tagger, training.classes), flush=True
+    about = pretrained.load(
+      initial_checkpoint,
+      tagger,
+      training.classes,
+      config_gin=config.operative(),
+      allow_other_features=allow_other_features,
     )
+    print(about, flush=True)
   elif restored is None and tagger.is_backbone_frozen:
     raise ValueError(
       "Tagger.freeze_backbone is True, but the weights are random: give those "
@@ -269,7 +288,7 @@ def train(
   stop.saved(first_step)
   if is_chief:
     tf.io.gfile.makedirs(workdir)
-    lock = lock or storage.lock(workdir)
+    lock = lock or _lock(workdir)
     storage.write_json(
       run_file, {**fixed, "classes": training.classes.to_json()}
     )
@@ -305,19 +324,43 @@ def train(
     total_steps=total_steps,
     first_step=first_step,
     batch_size=global_batch_size,
+    classes=training.classes,
     is_chief=is_chief,
   )
+  report.config(config.operative())
   if restored:
     report.say(f"continuing from {restored} at step {first_step}")
   report.say(
     f"{training.num_clips} training and {validation.num_clips} validation "
     f"clips, {num_classes} classes; {distribution.describe(strategy)}; "
     f"{total_steps} steps of {global_batch_size} clips, from step {first_step}"
+    + ("" if restored or initial_checkpoint else " and random weights")
   )
-  if is_chief and first_step == 0:
-    report.pictures(
-      _augmented(tagger, pipeline, training, global_batch_size, seed)
+  report.say(f"validation: {chosen.about}")
+  for line in remarks:
+    report.say(line)
+  if training.num_clips < global_batch_size:
+    report.say(
+      f"warning: a batch of {global_batch_size} clips is more than the "
+      f"{training.num_clips} there are: an epoch is one step, in which clips "
+      "come more than once: lower train.global_batch_size"
     )
+
+  def show_pictures(at_step: int) -> None:
+    report.pictures(
+      at_step,
+      lambda: dashboard.augment(
+        tagger,
+        pipeline,
+        training,
+        batch_size=global_batch_size,
+        seed=seed,
+        step=at_step,
+      ),
+    )
+
+  if first_step == 0:
+    show_pictures(0)
 
   def not_finite(what: str, at_step: int) -> ValueError:
     ids = pipeline.training_ids(
@@ -326,31 +369,37 @@ def train(
     return ValueError(
       f"{what} not finite in step {at_step}, counted from 0, learning rate "
       f"{steps.learning_rate(at_step):.3g}; the newest checkpoint is "
-      f"{newest.newest or 'none'}; clips of the step: "
+      f"{newest.newest or 'none'}. Lower train.base_learning_rate, bind "
+      "train.clip_norm = 1.0, or look for damage in the clips of the step: "
       f"{', '.join(ids) or 'without ids'}"
     )
 
   step = first_step
-  bad_records = 0  # In this epoch.
   report.resume_clock()
   while True:
     if step and step % steps_per_epoch == 0:
       # Saved already: after a stop in here, the evaluation is made again.
-      result, thresholds, f1 = evaluator.evaluate(report.validating)
-      report.epoch(step, step // steps_per_epoch, result)
+      epoch = step // steps_per_epoch
+      result, thresholds, f1, loss = evaluator.evaluate(report.validating)
+      report.epoch(step, epoch, result, loss)
       if is_chief:
         _write_thresholds(workdir, step, validation, thresholds, f1)
       mean_ap = np.float32(result.summary()["mAP"])  # As `best_map` holds it.
       if np.isnan(mean_ap) and exported == "best":
         raise ValueError(
           "train.exported = 'best': no checkpoint can be the best, as no class "
-          "has positive and negative validation clips."
+          "has positive and negative validation clips: validate on more clips, "
+          "or export the last."
         )
       if mean_ap > best_map.numpy():
         best_map.assign(mean_ap)
         best_step.assign(step)
         best.save(step)
-      bad_records = 0
+      bad_records.assign(0)
+      # Without an index, all clips before these would be read.
+      is_due = epoch % max(1, num_epochs // _NUM_PICTURES) == 0
+      if is_due and training.index is not None and step < total_steps:
+        show_pictures(step)
       report.resume_clock()
     if step >= total_steps:
       break
@@ -361,11 +410,13 @@ def train(
       values = {name: value.numpy().item() for name, value in values.items()}
     if values["first_bad_step"] >= 0:
       raise not_finite("the loss or its gradient is", values["first_bad_step"])
-    bad_records += values["bad_records"]
-    if bad_records > pipeline.max_bad_records:
+    bad_records.assign_add(values["bad_records"])
+    if bad_records.numpy() > pipeline.max_bad_records:
       raise ValueError(
-        f"{bad_records} records of this epoch are bad, named above; "
-        f"Pipeline.max_bad_records is {pipeline.max_bad_records}."
+        f"{bad_records.numpy()} records of this epoch are bad, named above; "
+        f"Pipeline.max_bad_records is {pipeline.max_bad_records}: raise it, or "
+        "prepare the data again (tools/inspect_records.py --validate names all "
+        "that is bad)."
       )
     is_due = (step + num_steps) // checkpoint_steps > step // checkpoint_steps
     step += num_steps
@@ -383,7 +434,10 @@ def train(
   if is_chief:
     path = {"last": newest, "best": best}[exported].newest
     if path is None:  # best/ was deleted.
-      raise ValueError(f"there is no {exported} checkpoint to export.")
+      raise ValueError(
+        f"{workdir}/best holds no checkpoint to export: export the last, with "
+        "--gin_bindings=\"train.exported = 'last'\"."
+      )
     export_checkpoint(
       path,
       os.path.join(workdir, "saved_model", "1"),
@@ -468,7 +522,7 @@ def _make_tagger(model, num_classes: int, num_samples: int):
   if rate_hz != records.SAMPLE_RATE_HZ:
     raise ValueError(
       f"LogMel.sample_rate_hz is {rate_hz}; records have "
-      f"{records.SAMPLE_RATE_HZ}."
+      f"{records.SAMPLE_RATE_HZ}, which is to be bound."
     )
   tagger(tf.zeros([1, num_samples]))
   return tagger
@@ -524,15 +578,13 @@ def _profiled(workdir, profile_steps, begin, end):
     yield
 
 
-def _augmented(tagger, pipeline, split, batch_size, seed):
-  """Features of a few clips as the first step sees them, for a picture."""
-  batches = pipeline.training(
-    split, num_classes=tagger.head.units, batch_size=batch_size, seed=seed
-  )
-  waveform, targets, *_ = next(iter(batches.take(1)))
-  few = min(_NUM_PICTURES, batch_size)
-  seed = randomness.bits([2], [seed, 0])
-  return tagger.augmented(waveform[:few], targets[:few], seed)[0].numpy()
+def _lock(workdir: str):
+  """`storage.lock`, and removes what a killed run left half written."""
+  lock = storage.lock(workdir)
+  if lock is not None:
+    for folder in (workdir, os.path.join(workdir, _THRESHOLDS)):
+      storage.remove_stale_files(folder)
+  return lock
 
 
 def export_checkpoint(
@@ -587,7 +639,10 @@ def restored_tagger(
         path
       ).expect_partial().assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as e:
-      raise ValueError(f"{path} is no checkpoint of this model.") from e
+      raise ValueError(
+        f"{path} is no checkpoint of this model, which config.gin describes: "
+        "give one of the same work directory."
+      ) from e
   return tagger
 
 
@@ -652,7 +707,7 @@ def read_run(workdir: str) -> tuple[labels.ClassList, str]:
   except (ValueError, tf.errors.NotFoundError) as e:
     raise ValueError(
       f"{workdir}: no work directory of a training run, which would hold "
-      "run.json and config.gin."
+      "run.json and config.gin: give what --workdir was in training."
     ) from e
   if "classes" not in run:
     raise ValueError(

@@ -13,6 +13,7 @@ train on from it:
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 
@@ -85,6 +86,7 @@ def main() -> None:
     classes=classes,
     min_samples=pipeline.crop_samples,
     padding=pipeline.padding,
+    config_gin=config.operative(),
   )
   print(f"{len(arrays)} arrays of {FLAGS.checkpoint} to {FLAGS.saved_model}")
   if FLAGS.checkpoint_out:
@@ -92,6 +94,10 @@ def main() -> None:
     path = tf.train.CheckpointManager(
       checkpoint, FLAGS.checkpoint_out, 1
     ).save()
+    storage.write_file(
+      os.path.join(FLAGS.checkpoint_out, "config.gin"),
+      config.operative().encode(),
+    )
     print(f"and to the checkpoint {path}")
 
 

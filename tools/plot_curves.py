@@ -3,7 +3,7 @@
 
   python tools/plot_curves.py --output=curves.png WORKDIR...
 
-Needs matplotlib (pip install 'tf_audioset[plot]').
+Needs matplotlib (pip install '.[plot]').
 """
 
 from __future__ import annotations
