@@ -18,6 +18,10 @@ import numpy as np
 import soundfile
 import soxr
 
+from tf_audioset import audio_containers
+
+container_of = audio_containers.container_of
+
 # What libsndfile reads, and what PyAV (FFmpeg) does.
 _AV_EXTENSIONS = (".m4a", ".mp4", ".webm")
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", *_AV_EXTENSIONS)
