@@ -64,7 +64,7 @@ def _problem(num_clips=3000):
 
 def _page(scores, targets, names=_NAMES, difference=None, **options):
   judgement = judging.Judgement(scores, targets, num_resamples=20)
-  summary = judgement.summary({"<b>": [0, 1]})
+  summary = judgement.summary({"<b>": [0, 1, 2]})
   table = {"mid": names, "name": names, **judgement.per_class()}
   if difference is not None:
     other = judging.Judgement(difference, targets, num_resamples=20)
@@ -130,7 +130,9 @@ def test_tables_hold_the_metrics(made):
   assert page.texts["dd"][1].startswith(f"{auc.mean():.4f}[")
   assert page.texts["dd"][-1] == f"{summary['ece']:.4f}"
   heads, *rows = page.regions["Averages"]
-  assert heads[2] == "mAP"
+  assert heads[1:3] == ["classes", "mAP"]
+  # The third class has no clip, and is in no average.
+  assert [row[1] for row in rows] == ["3 of 4", "3 of 4", "2 of 3"]
   assert [row[2][:6] for row in rows] == [
     f"{value:.4f}"
     for value in (
@@ -257,7 +259,8 @@ def test_a_difference_is_shown():
   scores, targets = _problem(500)
   _, page, summary = _page(scores, targets, difference=1 - scores)
   heads, *_, last = page.regions["Averages"]
-  assert last[0] == "all, minus <other>"
+  assert (targets.any(axis=0) == [True, True, False, False]).all()
+  assert last[:2] == ["all, minus <other>", "2 of 4"]
   assert last[2].startswith(f"{summary['difference']['mAP']:+.4f} [")
   heads, first, *_ = page.regions["Classes"]
   assert heads[-1] == "AP minus other's"

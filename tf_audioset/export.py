@@ -399,13 +399,12 @@ class ExportedTagger:
     """Loads it.
 
     Args:
-      directory: The SavedModel; or, as TF Serving has it, a folder of numbered
-        versions, of which the newest is taken.
+      directory: What `find` takes.
 
     Raises:
       ValueError: If there is no SavedModel, or it is not a tagger's.
     """
-    directory = _newest_version(directory)
+    directory = find(directory)
     self.directory = directory
     # Kept, because its variables live as long as this does.
     self._module = _load(directory)
@@ -596,17 +595,38 @@ def _load(directory: str):
     logging.set_verbosity(level)
 
 
-def _newest_version(directory: str) -> str:
-  if tf.saved_model.contains_saved_model(directory):
-    return directory
-  numbers = versions(directory)
+def find(path: str) -> str:
+  """Returns the folder of a SavedModel.
+
+  Args:
+    path: That folder; or, as TF Serving has it, a folder of numbered versions,
+      of which the newest is taken.
+
+  Raises:
+    ValueError: If there is no SavedModel.
+  """
+  if tf.saved_model.contains_saved_model(path):
+    return path
+  if path.endswith(".tflite"):
+    raise ValueError(
+      f"{path}: a TFLite model; wanted is the folder of the SavedModel that "
+      "was exported with it."
+    )
+  if os.path.basename(path) == "saved_model.pb" and tf.io.gfile.exists(path):
+    raise ValueError(f"{path}: give the folder that it is in.")
+  if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
+    raise ValueError(
+      f"{path}: a file; wanted is the folder of a SavedModel, which training "
+      "writes to WORKDIR/saved_model."
+    )
+  numbers = versions(path)
   if numbers:
-    newest = os.path.join(directory, str(numbers[-1]))
+    newest = os.path.join(path, str(numbers[-1]))
     if tf.saved_model.contains_saved_model(newest):
       return newest
   raise ValueError(
-    f"{directory}: no SavedModel there (no saved_model.pb). Training writes "
-    "one to WORKDIR/saved_model."
+    f"{path}: no SavedModel there (no saved_model.pb). Training writes one to "
+    "WORKDIR/saved_model."
   )
 
 

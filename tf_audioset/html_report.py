@@ -185,28 +185,23 @@ def _headline(summary) -> str:
 
 
 def _averages(summary) -> str:
-  num_classes = summary["num_classes"]
   groups = [
-    ("all classes", num_classes, summary),
-    ("a class by its positives", num_classes, summary["positive_weighted"]),
+    ("all classes", summary, summary),
+    ("a class by its positives", summary, summary["positive_weighted"]),
   ]
   groups += [
-    (name, branch["num_classes"], branch)
-    for name, branch in summary["branches"].items()
+    (name, branch, branch) for name, branch in summary["branches"].items()
   ]
-  rows = []
-  for name, count, values in groups:
-    cells = _average_cells(values)
-    rows.append(
-      f'<tr><th scope="row">{html.escape(name)}</th><td>{count:,}</td>'
-      f"{cells}</tr>"
-    )
+  rows = [
+    _average_row(name, counts, _average_cells(values))
+    for name, counts, values in groups
+  ]
   if "difference" in summary:
     values = summary["difference"]
-    cells = _average_cells(values, "+")
     rows.append(
-      f'<tr><th scope="row">all, minus {html.escape(values["to"])}</th>'
-      f"<td>{num_classes:,}</td>{cells}</tr>"
+      _average_row(
+        f"all, minus {values['to']}", summary, _average_cells(values, "+")
+      )
     )
   return _table(
     "Averages",
@@ -214,6 +209,14 @@ def _averages(summary) -> str:
     rows,
     "A class without a positive or without a negative clip is left out. In "
     "brackets: 95 % intervals, by bootstrap over clips.",
+  )
+
+
+def _average_row(name, counts, cells) -> str:
+  return (
+    f'<tr><th scope="row">{html.escape(name)}</th>'
+    f"<td>{counts['num_classes_scored']:,} of {counts['num_classes']:,}</td>"
+    f"{cells}</tr>"
   )
 
 
