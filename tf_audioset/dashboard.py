@@ -11,7 +11,6 @@ import dataclasses
 import importlib.util
 import math
 import re
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -182,10 +181,13 @@ def _draw(features, seconds, caption) -> np.ndarray:
   )
   figure.colorbar(image, ax=axes, pad=0.01)
   axes.set(xlabel="seconds", ylabel="band")
-  axes.set_title(picture.literal(caption), fontsize=11, loc="left")
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Of letters that the font does not have.
-    canvas.draw()
+  axes.set_title(
+    picture.literal(caption),
+    fontsize=11,
+    fontfamily=picture.fonts(caption),
+    loc="left",
+  )
+  canvas.draw()
   return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 

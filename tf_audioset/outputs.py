@@ -15,6 +15,7 @@ from tf_audioset import messages
 
 # File systems take 255 bytes; a temporary name and an ending have room.
 _MAX_NAME_BYTES = 220
+_NUM_NAMED = 3  # Files in a message.
 
 
 def check_folder(folder: str, flag: str) -> None:
@@ -114,10 +115,17 @@ class Writer:
     self._failures = []
 
   def write(self, path: str, content: bytes) -> bool:
-    """Writes a file at one stroke; returns whether that worked."""
+    """Writes a file at one stroke; returns whether that worked.
+
+    Its folder is made. What follows another file's failure is tried all the
+    same.
+    """
+    import tensorflow as tf
+
     from tf_audioset import storage
 
     try:
+      tf.io.gfile.makedirs(os.path.dirname(path) or ".")
       storage.write_file(real(path), content)
     except Exception as e:
       if not is_of_storage(e):
@@ -137,7 +145,10 @@ class Writer:
       ValueError: If there was any such file.
     """
     if self._failures:
-      raise ValueError("could not be written: " + ", ".join(self._failures))
+      named = ", ".join(self._failures[:_NUM_NAMED])
+      more = len(self._failures) - _NUM_NAMED
+      more = f" and {more:,} more" if more > 0 else ""
+      raise ValueError(f"could not be written: {named}{more}")
 
 
 def mirrored(paths: Sequence[str]) -> dict[str, str]:

@@ -21,6 +21,10 @@ _DECODED_AHEAD = 32
 # A clip alone, of its own length, does not keep all cores at work.
 _SCORED_AT_ONCE = 2
 _PART_SECONDS = 10.0
+# Below this, a sample of 16 bits is 0.
+_DIGITAL_SILENCE = 1 / 65536
+
+SILENT = "holds digital silence and nothing else"
 
 
 @dataclasses.dataclass
@@ -31,6 +35,8 @@ class Clip:
   seconds: float
   scores: np.ndarray  # float32 [num_classes]
   embedding: np.ndarray  # float32 [size]
+  # What one should know of the file to make sense of the scores.
+  remarks: tuple[str, ...] = ()
 
 
 def score_files(
@@ -61,7 +67,7 @@ def score_files(
 
 def decode_files(
   files: Iterable[str], sample_rate_hz: int
-) -> Iterator[tuple[str, np.ndarray | audio.AudioError]]:
+) -> Iterator[tuple[str, audio.Decoded | audio.AudioError]]:
   """Reads files, ahead of their being asked for.
 
   Args:
@@ -69,25 +75,25 @@ def decode_files(
     sample_rate_hz: Wanted rate.
 
   Yields:
-    In the order of the files: path, and float32 [num_samples] or why not.
+    In the order of the files: path, and what is in it or why that is not known.
   """
 
   def decode(file):
     try:
       # A little more than the model takes, so that the rest is seen.
-      waveform = audio.read_audio(
+      decoded = audio.read(
         file,
         sample_rate_hz=sample_rate_hz,
         max_seconds=export.MAX_CLIP_SECONDS + 1,
       )
     except audio.AudioError as e:
       return file, e
-    if len(waveform) > export.MAX_CLIP_SECONDS * sample_rate_hz:
+    if len(decoded.waveform) > export.MAX_CLIP_SECONDS * sample_rate_hz:
       return file, audio.AudioError(
         f"{file}: is longer than {export.MAX_CLIP_SECONDS} s, too long to be "
         "scored whole; tools/predict.py --timeline scores it by windows"
       )
-    return file, waveform
+    return file, decoded
 
   num_threads = min(os.cpu_count() or 1, 4)
   with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
@@ -102,7 +108,7 @@ def decode_files(
 
 def score_decoded(
   tagger: export.ExportedTagger,
-  decoded_files: Iterable[tuple[str, np.ndarray | audio.AudioError]],
+  decoded_files: Iterable[tuple[str, audio.Decoded | audio.AudioError]],
   *,
   group_clips: int = 32,
 ) -> Iterator[Clip | audio.AudioError]:
@@ -110,8 +116,8 @@ def score_decoded(
   group, seconds = [], 0.0
   for file, decoded in decoded_files:
     group.append((file, decoded))
-    if isinstance(decoded, np.ndarray):
-      seconds += len(decoded) / tagger.sample_rate_hz
+    if isinstance(decoded, audio.Decoded):
+      seconds += len(decoded.waveform) / tagger.sample_rate_hz
     if len(group) == group_clips or seconds > _GROUP_SECONDS:
       yield from _score_group(tagger, group)
       group, seconds = [], 0.0
@@ -121,8 +127,8 @@ def score_decoded(
 def _score_group(tagger, group):
   by_length = collections.defaultdict(dict)
   for i, (_, decoded) in enumerate(group):
-    if isinstance(decoded, np.ndarray):
-      padded = tagger.pad(decoded)
+    if isinstance(decoded, audio.Decoded):
+      padded = tagger.pad(decoded.waveform)
       by_length[len(padded)][i] = padded
 
   def score(members):
@@ -134,9 +140,21 @@ def _score_group(tagger, group):
       results.update(scored)
   for i, (file, decoded) in enumerate(group):
     if i in results:
-      yield Clip(file, len(decoded) / tagger.sample_rate_hz, *results[i])
+      seconds = len(decoded.waveform) / tagger.sample_rate_hz
+      yield Clip(file, seconds, *results[i], _remarks(decoded))
     else:
       yield decoded
+
+
+def _remarks(decoded: audio.Decoded) -> tuple[str, ...]:
+  if decoded.remarks or not is_silent(decoded.waveform):
+    return decoded.remarks
+  return (SILENT,)
+
+
+def is_silent(waveform: np.ndarray) -> bool:
+  """Returns whether all samples are 0, but for what decoding leaves of it."""
+  return np.abs(waveform).max(initial=0.0) < _DIGITAL_SILENCE
 
 
 @dataclasses.dataclass
