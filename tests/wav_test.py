@@ -51,7 +51,7 @@ _READ = {
   "odd chunk first": _riff(_ODD, _FORMAT, _DATA),
   "odd chunk behind": _riff(_FORMAT, _DATA, _ODD),
   "odd chunk behind, not padded": _riff(_FORMAT, _DATA, _ODD[:-1]),
-  "data within another chunk": _riff(_FORMAT, _chunk(b"LIST", _DATA), _DATA),
+  "data within another chunk": _riff(_FORMAT, _chunk(b"JUNK", _DATA), _DATA),
   "from a pipe, sox": _unknown(0x7FFFF000, 0x7FFFF024),
   "from a pipe, ffmpeg": _unknown(0xFFFFFFFF, 0xFFFFFFFF),
   "from a pipe, arecord": _unknown(0x80000000, 0x80000024),

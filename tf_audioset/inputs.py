@@ -32,7 +32,12 @@ class Inputs:
       ValueError: If a folder or a pattern has no audio file.
     """
     found = audio_files.expand(arguments)
-    self.paths, self.failures = found.paths, []
+    # Of a folder "." not "./a.wav"; what was named keeps its name.
+    self.paths = [
+      path if path in arguments else os.path.normpath(path)
+      for path in found.paths
+    ]
+    self.failures = []
     self._passed_over = found.passed_over
     self._given = {}  # Copy to the name it was given by.
 

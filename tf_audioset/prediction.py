@@ -147,14 +147,10 @@ def _score_group(tagger, group):
 
 
 def _remarks(decoded: audio.Decoded) -> tuple[str, ...]:
-  if decoded.remarks or not is_silent(decoded.waveform):
-    return decoded.remarks
-  return (SILENT,)
-
-
-def is_silent(waveform: np.ndarray) -> bool:
-  """Returns whether all samples are 0, but for what decoding leaves of it."""
-  return np.abs(waveform).max(initial=0.0) < _DIGITAL_SILENCE
+  peak = np.abs(decoded.waveform).max()
+  if peak < _DIGITAL_SILENCE and not decoded.remarks:
+    return (SILENT,)
+  return decoded.remarks
 
 
 @dataclasses.dataclass
@@ -173,6 +169,7 @@ def score_windows(
   *,
   window_seconds: float,
   hop_seconds: float,
+  remarks: list[str] | None = None,
 ) -> Iterator[Part]:
   """Scores a recording by windows, in memory that does not grow with it.
 
@@ -183,6 +180,7 @@ def score_windows(
     file: Path.
     window_seconds: Length of a window, at most `export.MAX_CLIP_SECONDS`.
     hop_seconds: From the beginning of one to that of the next.
+    remarks: A list that gets those of `Clip` when the file has ended.
 
   Yields:
     The parts, of about ten seconds each.
@@ -211,7 +209,11 @@ def score_windows(
     return Part(new, begins / rate_hz, ends / rate_hz, scores)
 
   wanted = windows_a_part * hop + window
-  for block in _ahead(audio.read_blocks(file, sample_rate_hz=rate_hz)):
+  remarks = [] if remarks is None else remarks
+  blocks = audio.read_blocks(file, sample_rate_hz=rate_hz, remarks=remarks)
+  peak = 0.0
+  for block in _ahead(blocks):
+    peak = max(peak, np.abs(block).max())
     waiting.append(block)
     unseen.append(block)
     num_waiting += len(block)
@@ -224,6 +226,8 @@ def score_windows(
       begin += windows_a_part * hop
       waveform = waveform[windows_a_part * hop :]
     waiting, num_waiting = [waveform], len(waveform)
+  if peak < _DIGITAL_SILENCE and not remarks:
+    remarks.append(SILENT)
   yield part(np.concatenate(waiting), num_waiting)
 
 

@@ -7,7 +7,7 @@ import contextlib
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -90,7 +90,11 @@ class Printer:
     else:
       more = {"seconds": clip.seconds, "remarks": clip.remarks}
       self._record(file, {}, clip.scores, more)
-    for remark in clip.remarks:
+    self.remark(file, clip.remarks)
+
+  def remark(self, file: str, remarks: Iterable[str]) -> None:
+    """Tells what one should know of a file to make sense of its scores."""
+    for remark in remarks:
       self.say(f"{audio_files.printable(file)}: {remark}")
 
   def begin(self, file: str) -> None:

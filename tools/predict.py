@@ -236,7 +236,7 @@ def _clips(tagger, files, printer, writer) -> float:
 
 def _timelines(tagger, files, thresholds, printer, writer) -> float:
   """Scores files by windows; returns the seconds of audio."""
-  from tf_audioset import audio, prediction
+  from tf_audioset import audio
 
   names = files.output_names()
   audio_seconds = 0.0
@@ -254,8 +254,7 @@ def _timelines(tagger, files, thresholds, printer, writer) -> float:
       except audio.AudioError as e:
         printer.fail(files.shown(str(e)))
         continue
-      if timeline.is_silent:
-        printer.say(f"{files.given(path)}: {prediction.SILENT}")
+      printer.remark(files.given(path), timeline.remarks)
       timeline.write(names[path], files.given(path), writer)
   return audio_seconds
 
@@ -269,7 +268,7 @@ class _Timeline:
     self._tagger = tagger
     self._regions = prediction.Regions(thresholds)
     self._picture = picture.Picture(tagger.classes.names, tagger.sample_rate_hz)
-    self.is_silent = True
+    self.remarks = []
 
   def parts(self, path):
     from tf_audioset import prediction
@@ -281,8 +280,8 @@ class _Timeline:
       path,
       window_seconds=window_seconds,
       hop_seconds=FLAGS.hop_seconds or window_seconds / 2,
+      remarks=self.remarks,
     ):
-      self.is_silent &= prediction.is_silent(part.waveform)
       if FLAGS.audacity_dir:
         self._regions.add(part)
       if FLAGS.png_dir:
