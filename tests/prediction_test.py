@@ -9,13 +9,16 @@ import pathlib
 import subprocess
 import sys
 import threading
+import warnings
 
 import av
+import fontTools.fontBuilder
+import fontTools.pens.ttGlyphPen
 import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
-from matplotlib import pyplot
+from matplotlib import font_manager, pyplot
 
 from tests import command, toy
 from tf_audioset import audio, export, picture, prediction
@@ -223,6 +226,57 @@ def test_no_name_is_a_formula(text):
     drawn.append(np.asarray(figure.canvas.buffer_rgba()).copy())
     pyplot.close(figure)
   np.testing.assert_array_equal(*drawn)
+
+
+@pytest.fixture(name="no_fonts_are_kept")
+def _no_fonts_are_kept():
+  """What matplotlib knows of fonts is as before."""
+  picture._font_with.cache_clear()
+  before = list(font_manager.fontManager.ttflist)
+  yield
+  font_manager.fontManager.ttflist[:] = before
+  picture._font_with.cache_clear()
+
+
+def _font(path, letter):
+  """Makes a font of one letter, a square."""
+  builder = fontTools.fontBuilder.FontBuilder(1000)
+  builder.setupGlyphOrder([".notdef", "square"])
+  builder.setupCharacterMap({ord(letter): "square"})
+  pen = fontTools.pens.ttGlyphPen.TTGlyphPen(None)
+  pen.moveTo((100, 0))
+  for point in ((100, 900), (900, 900), (900, 0)):
+    pen.lineTo(point)
+  pen.closePath()
+  glyph = pen.glyph()
+  builder.setupGlyf({".notdef": glyph, "square": glyph})
+  builder.setupHorizontalMetrics(
+    dict.fromkeys([".notdef", "square"], (1000, 0))
+  )
+  builder.setupHorizontalHeader(ascent=900, descent=-100)
+  builder.setupNameTable({"familyName": "Square", "styleName": "Regular"})
+  builder.setupOS2()
+  builder.setupPost()
+  builder.save(path)
+
+
+def test_letters_without_a_font_are_spelled_out(tmp_path, no_fonts_are_kept):
+  letter = "\U000f0000"  # For private use: no font has it.
+  assert picture.literal(f"a{letter}\n") == r"a\U000f0000\n"
+  assert picture.fonts("a", letter) == ["DejaVu Sans"]
+  image = picture.Picture([letter, "犬"], 16000)
+  part = _part([0], [[0.5, 0.5]])
+  part.waveform = np.full(1600, 0.1, np.float32)
+  image.add(part)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    image.png(letter)
+    _font(tmp_path / "square.ttf", letter)
+    font_manager.fontManager.addfont(tmp_path / "square.ttf")
+    picture._font_with.cache_clear()
+    assert picture.literal(letter) == letter
+    assert picture.fonts("a", letter) == ["DejaVu Sans", "Square"]
+    image.png(letter)
 
 
 def _predict(model, *arguments):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -32,7 +33,7 @@ def literal(text: str) -> str:
   """
   shown = (
     letter
-    if letter.isprintable() and _font_with(letter)
+    if unicodedata.category(letter) not in ("Cc", "Cs") and _font_with(letter)
     else letter.encode("unicode_escape", "surrogatepass").decode()
     for letter in text
   )
