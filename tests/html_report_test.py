@@ -21,6 +21,7 @@ class _Page(html.parser.HTMLParser):
   def __init__(self, text):
     super().__init__()
     self.open, self.regions, self.texts, self.attributes = [], {}, {}, []
+    self.heads = []  # Of each cell: that it has, and that of its column.
     self.data = None
     self.feed(text)
     self.close()
@@ -37,6 +38,10 @@ class _Page(html.parser.HTMLParser):
       self.rows.append([])
     if tag in ("td", "th"):
       self.rows[-1].append("")
+    if tag == "td":  # On a narrow screen its heading stands before it.
+      self.heads.append(
+        (attrs["data-head"], self.rows[0][len(self.rows[-1]) - 1])
+      )
     if tag in ("h1", "title", "dd", "section", "script", "style"):
       self.texts.setdefault(tag, []).append("")
 
@@ -153,6 +158,17 @@ def test_tables_hold_the_metrics(made):
   # The best comes first, what is not known last.
   order = [*np.array(_NAMES)[scored][np.argsort(-ap)], "Never"]
   assert list(rows) == order
+
+
+def test_each_cell_has_the_heading_of_its_column(made):
+  """On a narrow screen it stands before the cell."""
+  page = made[3]
+  assert len(page.heads) > 50 * 3 + 4 * 8
+  assert all(own == column for own, column in page.heads)
+  (style,) = page.texts["style"]
+  assert "content: attr(data-head)" in style
+  # Rows that are blocks are hidden by the search all the same.
+  assert "tr[hidden] { display: none; }" in style
 
 
 def test_curves_are_points_of_scikit_learns(made):
