@@ -61,6 +61,8 @@ _MP4_PADDING = (b"wide", b"free", b"skip")  # Words of a text, too.
 _PICTURE_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis")
 _TRANSPORT_PACKET_BYTES = 188
 
+# What `other_kind_of` says of what it does not know either.
+UNKNOWN = "of no known audio format"
 _NOT_AUDIO = (
   ("a zip archive", b"PK\x03\x04"),
   ("a zip archive", b"PK\x05\x06"),
@@ -116,7 +118,7 @@ def container_of(head: bytes) -> str | None:
   packets = head[::_TRANSPORT_PACKET_BYTES]
   if len(packets) > 3 and set(packets) == {0x47}:
     return "mpegts"
-  return _synchronized(head)
+  return frames_in(head)
 
 
 def id3_bytes(head: bytes) -> int:
@@ -128,11 +130,10 @@ def id3_bytes(head: bytes) -> int:
   return 10 + size + (10 if has_footer else 0)
 
 
-def _synchronized(head: bytes) -> str | None:
-  """Finds "mp3" or "adts", whose only sign is a chain of frames."""
-  for start in range(len(head) - 6):
-    if head[start] != 0xFF or head[start + 1] < 0xE0:
-      continue
+def frames_in(head: bytes) -> str | None:
+  """Finds "mp3" or "adts", whose only sign is a chain of frames; else None."""
+  start = -1
+  while (start := head.find(b"\xff", start + 1)) >= 0:
     place, num_frames, kind = start, 0, None
     # Two bytes of noise look like a header now and then; three headers, one
     # frame apart, do not happen.
@@ -192,16 +193,29 @@ def mp3_frame_bytes(header: bytes) -> int:
   if header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
     return 0
   version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
-  rate_index, bits_index = header[2] >> 2 & 3, header[2] >> 4
-  if layer == 4 or version == 1 or rate_index == 3 or bits_index in (0, 15):
+  bits_index = header[2] >> 4
+  if layer == 4 or version == 1 or bits_index in (0, 15):
     return 0
-  rate_hz = _MP3_RATES_HZ[version][rate_index]
+  rate_hz, samples = mp3_frame_samples(header)
+  if not rate_hz:
+    return 0
   bits = 1000 * _MP3_KBITS[version == 3, layer][bits_index - 1]
   padding = header[2] >> 1 & 1
   if layer == 1:
     return (12 * bits // rate_hz + padding) * 4
-  samples = 576 if layer == 3 and version != 3 else 1152
   return samples // 8 * bits // rate_hz + padding
+
+
+def mp3_frame_samples(header: bytes) -> tuple[int, int]:
+  """Returns an MPEG audio frame's rate in Hz, 0 if it has none, and samples."""
+  version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
+  rates_hz, rate_index = _MP3_RATES_HZ[version], header[2] >> 2 & 3
+  rate_hz = rates_hz[rate_index] if rates_hz and rate_index < 3 else 0
+  if layer == 1:
+    samples = 384
+  else:
+    samples = 576 if layer == 3 and version != 3 else 1152
+  return rate_hz, samples
 
 
 def _adts_frame_bytes(header):
@@ -234,7 +248,7 @@ def other_kind_of(head: bytes) -> str:
   if "\ufffd" in text[:-1] or any(
     c < " " and c not in "\t\r\n\f" for c in text
   ):
-    return "of no known audio format"
+    return UNKNOWN
   if text[:9].lower() == "<!doctype" or "<html" in text[:500].lower():
     return "an HTML page"
   if text[:1] in "{[" and text[:1]:
