@@ -12,6 +12,7 @@ import io
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import miniaudio
 import numpy as np
@@ -33,6 +34,8 @@ _MARGIN_SECONDS = 0.1
 # Amplitude. Noise at full scale reaches 3.5 after an mp3 encoder; samples of 16
 # bits as floats are beyond this, unless they are below -66 dB.
 _MAX_PEAK = 16.0
+# As the audit of preparation has it: -60 dBFS.
+_SILENT = 1e-3
 # A wav's header has its length in bytes. What is written to a pipe has none of
 # these, but 0 or nearly the greatest number.
 _NO_WAV_LENGTH = 0x7FFFF000
@@ -48,6 +51,19 @@ class AudioError(ValueError):
   """A file that holds no usable audio; the message names it and says why."""
 
 
+class Decoded(NamedTuple):
+  """What `read` gives of a file."""
+
+  waveform: np.ndarray  # float32 [num_samples]
+  # Length of the whole file, however little of it was wanted; None if unknown.
+  seconds: float | None
+  # What a reader of the results should know, such as CANCELLED.
+  remarks: tuple[str, ...]
+
+
+CANCELLED = "its channels cancel out: their mean is silent, they are not"
+
+
 def read_audio(
   path: str | os.PathLike,
   *,
@@ -55,17 +71,34 @@ def read_audio(
   max_seconds: float | None = None,
   content: bytes | None = None,
 ) -> np.ndarray:
+  """Returns the waveform of `read`, which has the same arguments."""
+  return read(
+    path,
+    sample_rate_hz=sample_rate_hz,
+    max_seconds=max_seconds,
+    content=content,
+  ).waveform
+
+
+def read(
+  path: str | os.PathLike,
+  *,
+  sample_rate_hz: int,
+  max_seconds: float | None = None,
+  content: bytes | None = None,
+) -> Decoded:
   """Decodes, mixes to mono and resamples.
 
   Args:
-    path: One of `EXTENSIONS`, at any rate and channel count.
+    path: Any audio that libsndfile or FFmpeg decodes, at any rate and channel
+      count.
     sample_rate_hz: Wanted rate.
     max_seconds: Only the beginning, of this length, is kept.
     content: The file's bytes, where `path` is not on a disk.
 
   Returns:
-    float32 [num_samples] in [-1, 1]: the mean of the channels, band-limited to
-    half of the lower rate.
+    The waveform, float32 [num_samples] in [-1, 1]: the mean of the channels,
+    band-limited to half of the lower rate; the length of the file; remarks.
 
   Raises:
     AudioError: If the file is missing, undecodable, empty, not finite or far
@@ -89,6 +122,9 @@ def read_audio(
     raise AudioError(f"{path}: holds no samples")
   _check_samples(path, channels)
   waveform = _mono(channels)
+  remarks = []
+  if np.abs(waveform).max() < _SILENT <= np.abs(channels).max():
+    remarks.append(CANCELLED)
   if rate_hz != sample_rate_hz:
     waveform = soxr.resample(waveform, rate_hz, sample_rate_hz, quality="HQ")
   if max_seconds is not None:
@@ -98,7 +134,8 @@ def read_audio(
       f"{path}: is shorter than one sample at {sample_rate_hz} Hz"
     )
   # Resampling overshoots full scale, too.
-  return np.clip(waveform, -1.0, 1.0)
+  waveform = np.clip(waveform, -1.0, 1.0)
+  return Decoded(waveform, promised / rate_hz or None, tuple(remarks))
 
 
 def _check_samples(path, channels):
@@ -288,7 +325,11 @@ def encode(samples: np.ndarray, sample_rate_hz: int, codec: str) -> bytes:
 
 
 def read_blocks(
-  path: str | os.PathLike, *, sample_rate_hz: int, block_seconds: float = 10.0
+  path: str | os.PathLike,
+  *,
+  sample_rate_hz: int,
+  block_seconds: float = 10.0,
+  remarks: list[str] | None = None,
 ) -> Iterator[np.ndarray]:
   """What `read_audio` gives of a file, in parts: for long recordings.
 
@@ -299,6 +340,7 @@ def read_blocks(
     path: As for `read_audio`.
     sample_rate_hz: Wanted rate.
     block_seconds: Of the file, decoded at once.
+    remarks: A list that gets those of `Decoded` when the file has ended.
 
   Yields:
     float32 [num_samples], parts of different lengths, none of them empty.
