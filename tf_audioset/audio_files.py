@@ -158,6 +158,30 @@ def find(folder: str) -> Found:
   return Found(paths, dict(sorted(passed_over.items())))
 
 
+def folders(folder: str) -> list[str]:
+  """Returns the names of the folders in a folder, sorted.
+
+  Without those that `find` passes over by their names.
+
+  Args:
+    folder: On a disk or in a bucket.
+  """
+  if "://" in folder:
+    import tensorflow as tf
+
+    names = [
+      name.rstrip("/")
+      for name in filter(None, set(tf.io.gfile.listdir(folder)))
+      if name.endswith("/")
+      or (not _has_known_ending(name) and tf.io.gfile.isdir(f"{folder}/{name}"))
+    ]
+  else:
+    names = [entry.name for entry in os.scandir(folder) if _is_folder(entry)]
+  return sorted(
+    name for name in names if _why_not_by_name(name) not in (HIDDEN, SYSTEM)
+  )
+
+
 def expand(arguments: Sequence[str]) -> Found:
   """Finds the audio files that the arguments of a command mean.
 
