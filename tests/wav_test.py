@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_audioset import audio, wav
 
 _RATE_HZ = 16000
-_SAMPLES = np.random.default_rng(0).integers(-9000, 9000, [800, 2], np.int16)
+_SAMPLES = np.random.default_rng(0).integers(-9000, 9000, [8000, 2], np.int16)
 _PCM = _SAMPLES.astype("<i2").tobytes()
 _PCM_SUBFORMAT = bytes.fromhex("0100000000001000800000aa00389b71")
 
@@ -51,6 +51,7 @@ _READ = {
   "odd chunk first": _riff(_ODD, _FORMAT, _DATA),
   "odd chunk behind": _riff(_FORMAT, _DATA, _ODD),
   "odd chunk behind, not padded": _riff(_FORMAT, _DATA, _ODD[:-1]),
+  "odd chunk before, not padded": _riff(_FORMAT, _ODD[:-1], _DATA),
   "data within another chunk": _riff(_FORMAT, _chunk(b"JUNK", _DATA), _DATA),
   "from a pipe, sox": _unknown(0x7FFFF000, 0x7FFFF024),
   "from a pipe, ffmpeg": _unknown(0xFFFFFFFF, 0xFFFFFFFF),
@@ -64,12 +65,16 @@ _READ = {
     size=4088,
   ),
   "of another length than its file": _riff(_FORMAT, _DATA, size=100),
+  "data longer than its file": _unknown(99_999, 36 + len(_PCM)),
+  "data shorter than its file": _unknown(4000, 36 + len(_PCM)),
   "format of 18 bytes": _riff(
-    _format(more=bytes(2)), _chunk(b"fact", struct.pack("<I", 800)), _DATA
+    _format(more=bytes(2)), _chunk(b"fact", struct.pack("<I", 8000)), _DATA
   ),
   "extensible format": _riff(_format(tag=0xFFFE, more=_EXTENDED), _DATA),
   "part of a frame behind": _riff(_FORMAT, _chunk(b"data", _PCM + b"123")),
   "bytes behind the file": _riff(_FORMAT, _DATA) + b"?" * 101,
+  "many bytes behind the file": _riff(_FORMAT, _DATA) + b"?" * 9999,
+  "a tag behind the file": _riff(_FORMAT, _DATA) + b"ID3" + bytes(9999),
 }
 _REFUSED = {
   "no samples": (_riff(_FORMAT, _chunk(b"data")), "holds no samples"),
@@ -86,8 +91,8 @@ _REFUSED = {
   "no format": (_riff(_DATA), "no fmt chunk before a data chunk"),
   "no channels": (_riff(_format(channels=0), _DATA), r"channels.*\[1 0 16\]"),
   "cut off": (
-    _riff(_FORMAT, _DATA)[:-1000],
-    r"cut off: .*\[2200 3200\]",
+    _riff(_FORMAT, _DATA)[:-8000],
+    r"cut off: .*\[24000 32000\]",
   ),
   "cut off in its format": (_riff(_FORMAT)[:24], "no fmt chunk before a data"),
   "cut off in its head": (_riff(_FORMAT)[:14], "no fmt chunk before a data"),
@@ -123,6 +128,21 @@ def test_both_refuse_the_same_files(decode, name, tmp_path):
     decode(content)
   with pytest.raises(audio.AudioError):
     audio.read_audio(path, sample_rate_hz=_RATE_HZ)
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    _READ["plain"] * 2,
+    _READ["odd chunk behind"] + _READ["plain"],
+    _READ["from a pipe, ffmpeg"] * 2,
+    _riff(_FORMAT, _DATA, _DATA),
+  ],
+)
+def test_the_graph_reads_no_first_part_alone(decode, content):
+  """The host reads joined files whole."""
+  with pytest.raises(tf.errors.InvalidArgumentError, match="several, joined"):
+    decode(content)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ import tensorflow as tf
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 # A file has a few chunks; the limit ends the search in a long one of zeros.
 _MAX_CHUNKS = 1000
-# Lengths from here on say that the length was not known, as in `audio`.
-_NO_LENGTH = 0x7FFFF000
+# As `audio_headers` and `audio_decoding` have it on the host: so many bytes
+# that no chunk counts are not just some tag, and so much may be missing.
+_MANY_BYTES = 4096
+_SLACK_SECONDS = 0.1
 
 
 def decode(content: tf.Tensor, sample_rate_hz: int) -> tf.Tensor:
@@ -32,10 +34,7 @@ def decode(content: tf.Tensor, sample_rate_hz: int) -> tf.Tensor:
       wav file of that rate, holds no samples, or ends before its data chunk.
   """
   wanted = f"wanted is a 16-bit PCM wav file at {sample_rate_hz} Hz"
-  # \C is any byte; a dot would be one of UTF-8's letters.
-  is_wav = tf.strings.regex_full_match(
-    tf.strings.substr(content, 0, 12), r"RIFF\C{4}WAVE"
-  )
+  is_wav = _is_head(tf.strings.substr(content, 0, 12))
   content = _refuse_unless(is_wav, content, f"not a wav file; {wanted}")
   format_at, data_at = _find_chunks(content)
   length = _length(content)
@@ -58,19 +57,26 @@ def decode(content: tf.Tensor, sample_rate_hz: int) -> tf.Tensor:
     f"the wav file has another rate; {wanted}; given, in Hz:",
     rate_hz,
   )
-  size = _data_bytes(content, data_at, length)
-  there = length - data_at - 8
+  begin = data_at + 8
+  size, is_known = _data_bytes(content, begin, length)
+  there = tf.minimum(size, length - begin)
+  slack = tf.cast(_SLACK_SECONDS * sample_rate_hz, tf.int64) * 2 * channels
   content = _refuse_unless(
-    size <= there,
+    size - there <= slack,
     content,
     "the wav file is cut off: bytes of its data chunk that are there, and all:",
     [there, size],
   )
-  num_frames = size // (2 * channels)
+  content = _refuse_unless(
+    ~_is_joined(content, begin, size, is_known),
+    content,
+    "the wav file is several, joined: send each by itself",
+  )
+  num_frames = there // (2 * channels)
   content = _refuse_unless(
     num_frames > 0, content, "the wav file holds no samples"
   )
-  data = tf.strings.substr(content, data_at + 8, num_frames * 2 * channels)
+  data = tf.strings.substr(content, begin, num_frames * 2 * channels)
   samples = tf.io.decode_raw(data, tf.int16, little_endian=True)
   frames = tf.reshape(samples, [num_frames, channels])
   return tf.reduce_mean(tf.cast(frames, tf.float32) / 32768, axis=1)
@@ -100,8 +106,10 @@ def _find_chunks(content):
   def next_chunk(position, format_at):
     size = _number(content, position + 4, 4)
     format_at = tf.where(name(position) == "fmt ", position, format_at)
-    # A byte follows a chunk of odd length.
-    return position + 8 + size + size % 2, format_at
+    end = position + 8 + size
+    # A byte follows a chunk of odd length, unless a program forgot it.
+    is_padded = _is_chunk(content, end + 1) | ~_is_chunk(content, end)
+    return end + tf.where(is_padded, size % 2, 0), format_at
 
   data_at, format_at = tf.while_loop(
     is_before_data,
@@ -125,17 +133,74 @@ def _format(content, position):
   )
 
 
-def _data_bytes(content, position, length):
-  """Length of the samples; up to the file's end, if the chunk does not say."""
-  size = _number(content, position + 4, 4)
-  rest = length - position - 8
-  # What comes after a chunk that is really empty has a name and a length.
-  after = tf.strings.substr(content, position + 8, tf.constant(4, tf.int64))
-  is_chunk = tf.strings.regex_full_match(after, "[A-Za-z0-9 ]{4}") & (
-    _number(content, position + 12, 4) <= rest - 8
+def _data_bytes(content, begin, length):
+  """Length of the samples that begin there, and whether the header tells it.
+
+  If the file is cut off, it is more than there is.
+  """
+  size = _number(content, begin - 4, 4)
+  there = length - begin
+  form_end = _number(content, tf.constant(4, tf.int64), 4) + 8
+  is_unknown = (
+    # What comes after a chunk that is really empty is another.
+    ((size == 0) & ~_is_chunk(content, begin))
+    | ((size > there) & _is_no_length(size))
+    # The file is as long as it says: the chunk's own length is wrong.
+    | ((size > there) & (tf.abs(form_end - length) <= 8))
   )
-  is_unknown = (size >= _NO_LENGTH) | ((size == 0) & ~is_chunk)
-  return tf.where(is_unknown, rest, size)
+  end = begin + size
+  padded = end + size % 2
+  # The chunk's length is wrong again, but not that of the file.
+  is_more = (
+    ~_is_chunk(content, padded)
+    & ~_is_chunk(content, end)
+    & (padded + _MANY_BYTES < form_end)
+    & (form_end <= length + 8)
+  )
+  size = tf.where(is_more, tf.minimum(form_end, length) - begin, size)
+  return tf.where(is_unknown, there, size), ~is_unknown
+
+
+def _is_no_length(size):
+  """Whether a length stands for one that was not known."""
+  return ((0x7F000000 <= size) & (size <= 0x80000000)) | (0xFF000000 <= size)
+
+
+def _is_joined(content, begin, size, is_known):
+  """Whether more samples follow: another chunk of them, or another file."""
+  length = _length(content)
+  form_end = _number(content, tf.constant(4, tf.int64), 4) + 8
+  places = [begin + size, begin + size + size % 2, form_end]
+  follows = []
+  for place in places:
+    place = tf.clip_by_value(place, begin, length)
+    head = tf.strings.substr(content, place, tf.constant(12, tf.int64))
+    is_data = tf.strings.substr(head, 0, 4) == "data"
+    follows.append(_is_head(head) | (is_data & is_known))
+  # Where no length tells the end, all is looked through.
+  num_bytes = tf.where(is_known, tf.constant(0, tf.int64), length - begin)
+  unknown = tf.strings.substr(content, begin, num_bytes)
+  follows.append(tf.strings.regex_full_match(unknown, r"\C*RIFF\C{4}WAVE\C*"))
+  return tf.reduce_any(follows)
+
+
+def _is_head(text):
+  """Whether it is the first 12 bytes of a wav file."""
+  # \C is any byte; a dot would be one of UTF-8's letters.
+  return tf.strings.regex_full_match(text, r"RIFF\C{4}WAVE")
+
+
+def _is_chunk(content, position):
+  """Whether a chunk begins there: a name, and a length that fits."""
+  length = _length(content)
+  name = tf.strings.substr(
+    content, tf.minimum(position, length), tf.constant(4, tf.int64)
+  )
+  return (
+    (position + 8 <= length)
+    & tf.strings.regex_full_match(name, "[ -~]{4}")
+    & (position + _number(content, position + 4, 4) <= length)
+  )
 
 
 def _length(content):
