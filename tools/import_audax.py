@@ -53,11 +53,16 @@ def main() -> None:
     data,
     export,
     labels,
+    outputs,
     storage,
     tagger,
     training,  # noqa: F401  Registers with gin all that the files bind.
   )
 
+  saved_model = FLAGS.saved_model.rstrip("/")
+  outputs.check_folder(os.path.dirname(saved_model) or ".", "saved_model")
+  if FLAGS.checkpoint_out:
+    outputs.check_folder(FLAGS.checkpoint_out, "checkpoint_out")
   arrays = audax.read_checkpoint(FLAGS.checkpoint)
   num_classes = audax.num_classes(arrays)
   if FLAGS.class_labels_csv:
