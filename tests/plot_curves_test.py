@@ -116,7 +116,7 @@ def test_runs_at_their_start(tmp_path):
 @pytest.mark.parametrize(
   ("output", "message"),
   [
-    ("/proc/none/x.png", "give another --output"),
+    ("/proc/none/x.png", "another place with --output"),
     ("x.xyz", "no kind of picture; choose one of"),
   ],
 )
