@@ -16,7 +16,7 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, reference
-from tf_audioset import clip_lists, preparation, prepared, records
+from tf_audioset import audit, class_folders, preparation, prepared, records
 
 _TOOL = command.ROOT / "tools" / "make_tfrecords.py"
 
@@ -86,8 +86,13 @@ def _audioset(tmp_path):
 
 
 def test_audiosets_form_with_bad_files(audioset, tmp_path):
-  error = command.fail(_TOOL, *audioset, code=1)
-  assert "5 of 10 rows are written, less than --min_coverage=0.99" in error
+  error = command.fail(_TOOL, *audioset, code=2)
+  # Of "/m/b,/m/a" one by one, and one of them twice.
+  assert "1 of 11 labels (9.09 %) are not in the class list, such as" in error
+  assert "'/m/unknown'; that has '/m/a', '/m/b', '/m/c' and so on" in error
+  assert not (tmp_path / "out").exists()
+  error = command.fail(_TOOL, *audioset, "--max_unknown_labels=0.1", code=1)
+  assert "5 of 9 clips are written, less than --min_coverage=0.99" in error
   out = tmp_path / "out"
   clips = _read(out, "train")
   assert {name: found for name, (_, found) in clips.items()} == {
@@ -103,11 +108,12 @@ def test_audiosets_form_with_bad_files(audioset, tmp_path):
   assert np.abs(clips["stereo"][0]).max() == pytest.approx(8192, rel=0.02)
   assert np.abs(clips["ms"][0]).max() == pytest.approx(16384, rel=0.05)
 
-  audit = json.loads((out / "audit.json").read_text())["train"]
-  assert (audit["expected"], audit["found"], audit["written"]) == (10, 9, 5)
+  said = json.loads((out / "audit.json").read_text())["train"]
+  assert (said["expected"], said["found"], said["written"]) == (10, 8, 5)
+  assert said["repeated"] == 1
   named = {
     reason: {row["id"] for row in rows}
-    for reason, rows in audit["clips"].items()
+    for reason, rows in said["clips"].items()
   }
   assert named == {
     "missing": {"nowhere"},
@@ -115,6 +121,8 @@ def test_audiosets_form_with_bad_files(audioset, tmp_path):
     "unknown_label": {"unlabelled"},
     "duplicate_id": {"plain"},
     "shortened": {"with_prefix"},
+    "overlong": {"with_prefix"},
+    "truncated": {"-dash_start", "ms", "stereo", "plain"},
   }
   info = json.loads((out / "dataset_info.json").read_text())
   assert info["classes"][0] == {"index": 0, "mid": "/m/a", "name": "A, first"}
@@ -225,12 +233,15 @@ def test_a_killed_run_is_continued(tmp_path):
   said = command.succeed(*arguments, f"--output_dir={out}", "--num_workers=1")
   assert f"{done} of 6 shards were done by an earlier run" in said
   whole = tmp_path / "whole"
+  found = class_folders.read(str(tmp_path / "in"))
   preparation.prepare(
-    *clip_lists.from_class_dirs(str(tmp_path / "in")),
+    found.classes,
+    found.clips,
     str(whole),
     "train",
     preparation.Options(clips_per_shard=10),
     preparation.local_runner(1),
+    audit.of_source(found),
   )
   names = {path.name for path in whole.iterdir()}
   assert {path.name for path in out.iterdir()} == names
@@ -254,7 +265,7 @@ def _runs(pid: str) -> bool:
     (["--output_dir=out", "--class_dirs=none"], "--class_dirs=none: no such"),
     (
       ["--output_dir=out", "--segments_csv=s.csv"],
-      "--segments_csv needs --class_labels_csv",
+      "--segments_csv needs --audio_dir",
     ),
     (["--output_dir=out", "--class_dir=x"], "class_dir"),
     (["--output_dir=out", "--class_dirs=.", "extra"], "'extra'"),
@@ -303,6 +314,7 @@ def test_real_recordings_with_damage(tmp_path):
     path = audio / f"Y{clip_id}.flac"
     samples, rate_hz = soundfile.read(path, dtype="int16")
     soundfile.write(path, 0 * samples, rate_hz)
+  in_list = dict(seconds)
   for clip_id, original in zip(copied, originals):
     shutil.copy(audio / f"Y{original}.flac", audio / f"Y{clip_id}.flac")
     seconds[clip_id] = seconds[original]
@@ -316,11 +328,11 @@ def test_real_recordings_with_damage(tmp_path):
     "--num_workers=1",
     code=1,
   )
-  assert "84 of 124 rows are written" in error
-  audit = json.loads((tmp_path / "out" / "audit.json").read_text())["eval"]
+  assert "84 of 124 clips are written" in error
+  said = json.loads((tmp_path / "out" / "audit.json").read_text())["eval"]
   named = {
     reason: {row["id"]: row["detail"] for row in rows}
-    for reason, rows in audit["clips"].items()
+    for reason, rows in said["clips"].items()
   }
   assert set(named["missing"]) == set(deleted)
   assert set(named["undecodable"]) == set(truncated)
@@ -339,7 +351,17 @@ def test_real_recordings_with_damage(tmp_path):
     assert len(samples) == pytest.approx(16000 * seconds[clip_id], abs=20)
   short = {name for name in clips if len(clips[name][0]) < 16000}
   assert set(named["short"]) == short
+  # Of the copies, the lengths are not those of their rows.
+  excess = {name: seconds[name] - in_list[name] for name in copied}
+  assert set(named["truncated"]) == {
+    name for name, x in excess.items() if -x > max(0.1 * in_list[name], 0.1)
+  }
+  assert set(named["overlong"]) == {
+    name for name, x in excess.items() if x > max(0.1 * in_list[name], 0.1)
+  }
   assert set(named) <= {
+    "truncated",
+    "overlong",
     "missing",
     "undecodable",
     "silent",

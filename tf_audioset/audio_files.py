@@ -92,6 +92,10 @@ class Found:
   paths: list[str]
   passed_over: dict[str, str]
 
+  def __len__(self) -> int:
+    """Returns the number of all files."""
+    return len(self.paths) + len(self.passed_over)
+
   def summary(self, start: str = "") -> str:
     """Returns one line on what was passed over; empty if that is nothing.
 
@@ -119,7 +123,7 @@ def summary(passed_over: dict[str, str], start: str = "") -> str:
   for reason, paths in by_reason.items():
     named = [printable(path, start) for path in paths[:_NUM_NAMED]]
     named += ["..."] * (len(paths) > _NUM_NAMED)
-    what = _COUNTED[reason][len(paths) > 1]
+    what = _COUNTED.get(reason, (reason, reason))[len(paths) > 1]
     parts.append(f"{len(paths):,} {what} ({', '.join(named)})")
   return "passed over: " + ", ".join(parts)
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from tf_audioset import audio_files, clip_lists, labels
 
 # Why files of the folder are no clips, besides those that `audio_files` has.
-LOOSE = "audio beside the folders of the classes"
-NOISE = "Speech Commands' noise, which is no class"
+LOOSE = "beside the folders of the classes"
+NOISE = "of Speech Commands' noise, which is no class"
 
 _NOISE_FOLDER = "_background_noise_"
 _FOLD = re.compile(r"(fold|split|part|cv|batch)[ _-]?\d+", re.IGNORECASE)
@@ -68,14 +68,13 @@ def read(class_dirs: str, *, any_names: bool = False) -> clip_lists.ClipList:
     _check_names(class_dirs, folders, files)
   # Composed, so that a Mac's folders and others' give the same classes.
   names = sorted({unicodedata.normalize("NFC", name) for name in folders})
-  index = {name: i for i, name in enumerate(names)}
-  clips = [
-    clip_lists.Clip(
-      file,
-      os.path.join(root, file),
-      (index[unicodedata.normalize("NFC", folder)],),
-    )
+  indices = {
+    folder: names.index(unicodedata.normalize("NFC", folder))
     for folder in folders
+  }
+  clips = [
+    clip_lists.Clip(file, os.path.join(root, file), (index,))
+    for folder, index in indices.items()
     for file in files[folder]
   ]
   return clip_lists.ClipList(
@@ -84,6 +83,8 @@ def read(class_dirs: str, *, any_names: bool = False) -> clip_lists.ClipList:
     clips,
     passed_over,
     root,
+    len(found),
+    indices,
     warnings=_warnings(root, folders, files, passed_over),
     num_labels=len(clips),
   )
@@ -179,16 +180,20 @@ def _inner_folder(file: str) -> str:
 def _warnings(root, folders, files, passed_over) -> list[str]:
   """Returns lines on what may be wrong with the folders."""
   warnings = []
-  loose = [path for path, why in passed_over.items() if why == LOOSE]
+  loose, unread = (
+    [
+      audio_files.printable(path, root)
+      for path, why in passed_over.items()
+      if why == reason
+    ]
+    for reason in (LOOSE, audio_files.UNREADABLE)
+  )
   if loose:
-    names = [os.path.relpath(path, root) for path in loose]
+    files_are = "file is" if len(loose) == 1 else "files are"
     warnings.append(
-      f"{len(loose):,} audio files are beside the folders of the classes, not "
-      f"in one: {_named(names)}"
+      f"{len(loose):,} audio {files_are} beside the folders of the classes, in "
+      f"none of them: {_named(loose)}"
     )
-  unread = [
-    p for p, why in passed_over.items() if why == audio_files.UNREADABLE
-  ]
   if unread:
     warnings.append(f"cannot be read: {_named(unread)}")
   empty = [name for name in folders if not files[name]]

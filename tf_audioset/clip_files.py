@@ -243,6 +243,8 @@ class Places:
 
   def path(self, name: str) -> str:
     """Returns where a file should be."""
+    while name.startswith("./"):
+      name = name[2:]
     return name if "://" in name else os.path.join(self._folder, name)
 
   def at_place(self, name: str) -> str | None:

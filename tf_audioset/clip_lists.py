@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from tf_audioset import audio_files, labels
 
 # Why files of a folder are no clips, besides those that `audio_files` has.
-NO_ROW = "no row names it"
-OTHER_FILE = "another file of its row is taken"
+NO_ROW = "that match no row"
+OTHER_FILE = "of rows that have another file"
 
 _NUM_SHOWN = 3  # Labels in an error.
 _NUM_CLASSES_SHOWN = 20  # With their counts in a line.
@@ -53,6 +53,8 @@ class ClipList:
     passed_over: Files of the folder that was looked through that are no clips,
       and why.
     folder: The folder that was looked through; empty if none was.
+    num_files: All files that were seen in it.
+    class_folders: The class of each folder in it, if they are classes.
     remarks: Lines that say how the list was understood.
     warnings: Lines on what looks wrong.
     num_labels: How many labels the rows have.
@@ -65,6 +67,8 @@ class ClipList:
   clips: list[Clip]
   passed_over: dict[str, str] = dataclasses.field(default_factory=dict)
   folder: str = ""
+  num_files: int = 0
+  class_folders: dict[str, int] = dataclasses.field(default_factory=dict)
   remarks: list[str] = dataclasses.field(default_factory=list)
   warnings: list[str] = dataclasses.field(default_factory=list)
   num_labels: int = 0
@@ -79,13 +83,12 @@ class ClipList:
     shown = range(len(names))
     if len(names) > _NUM_CLASSES_SHOWN:
       shown = [i for i, _ in counts.most_common(_NUM_CLASSES_SHOWN // 2)]
-    text = ", ".join(f"{names[i]} {counts[i]:,}" for i in shown)
-    num_empty = len(names) - len(counts)
+    parts = [f"{names[i]} {counts[i]:,}" for i in shown]
     if len(names) > len(shown):
-      text += (
-        f", and {len(names) - len(shown)} more, {num_empty} without a clip"
-      )
-    return f"{len(names)} classes: {text}"
+      empty = f"{len(names) - len(counts)} of them without a clip"
+      parts.append(f"and {len(names) - len(shown)} more, {empty}")
+    plural = "es" * (len(names) > 1)
+    return f"{len(names)} class{plural}: {', '.join(parts)}"
 
   def check(self, max_unknown_labels: float) -> None:
     """Refuses what would be found out only after hours of decoding.

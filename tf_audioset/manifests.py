@@ -99,6 +99,7 @@ def read(
   return dataclasses.replace(
     clip_lists.from_rows(manifest_csv, classes, rows),
     folder=audio_dir or "",
+    num_files=files.num_seen(),
     passed_over=files.unused(row.paths for row in rows),
     remarks=[
       f"{manifest_csv}: {table.separator_name}-separated, files in column "
@@ -230,6 +231,10 @@ class _Files:
       return [self._places.path(name)], {"missing": ""}
     is_same = not paths or _is_name_of(name, paths[0])
     return paths, {} if is_same else {"other_name": paths[0]}
+
+  def num_seen(self) -> int:
+    """Returns how many files the folder has; 0 if there is none."""
+    return len(self._there) if self._there else 0
 
   def unused(self, used: Iterable[Sequence[str]]) -> dict[str, str]:
     """Returns what is no clip of the folder; `used` as `clip_lists.unused`."""

@@ -61,7 +61,7 @@ def read(
     clip_id = segment.video
     if num_segments[segment.video] > 1:
       clip_id += f"_{segment.start_seconds * 1000:.0f}"
-    seconds = segment.end_seconds - segment.start_seconds
+    seconds = round(segment.end_seconds - segment.start_seconds, 3)
     rows.append(
       clip_lists.Row(
         line,
@@ -75,6 +75,7 @@ def read(
   return dataclasses.replace(
     clip_lists.from_rows(segments_csv, classes, rows),
     folder=audio_dir,
+    num_files=len(found_files),
     passed_over=clip_lists.unused(found_files, files.values()),
   )
 
