@@ -177,15 +177,84 @@ def test_a_folder_a_class_and_a_second_split(tmp_path):
     for i in range(3):
       soundfile.write(tmp_path / "in" / name / f"{i}.wav", _tone(), 16000)
   common = [_TOOL, f"--output_dir={tmp_path / 'out'}"]
+  (tmp_path / "in" / "notes.txt").touch()
   for split in ("train", "eval"):
-    command.succeed(
+    said = command.succeed(
       *common, f"--class_dirs={tmp_path / 'in'}", f"--split={split}"
     )
+    assert said.startswith("2 classes: cat 3, dog 3\n")
+    assert "passed over: 1 .txt\n  every file is accounted for: 6 + 1" in said
   info = prepared.read_dataset_info(str(tmp_path / "out"))
   assert info.classes.names == ("cat", "dog")
   assert set(info.splits) == {"train", "eval"}
   clips = _read(tmp_path / "out", "train")
   assert clips["dog/2.wav"][1] == [1]
+
+
+def test_a_public_list_is_prepared_as_it_is(tmp_path):
+  """As UrbanSound8K's, some of whose files were cut."""
+  for i, seconds in ((1, 1.0), (2, 1.0), (3, 3.0)):
+    path = tmp_path / "audio" / f"fold{i}" / f"10000{i}-3-0-0.wav"
+    path.parent.mkdir(parents=True)
+    soundfile.write(path, _tone(seconds, hz=100 * i), 16000)
+  (tmp_path / "meta.csv").write_text(
+    "slice_file_name;fsID;start;end;classID;class\r\n"
+    "100001-3-0-0.wav;100001;0.0;1.0;3;dog_bark\r\n"
+    "100002-3-0-0.wav;100002;0.0;1.0;3;dog_bark\r\n"
+    "100002-3-0-0.wav;100002;0.0;1.0;3; siren\r\n"
+  )
+  said = command.succeed(
+    _TOOL,
+    f"--manifest_csv={tmp_path / 'meta.csv'}",
+    f"--audio_dir={tmp_path / 'audio'}",
+    f"--output_dir={tmp_path / 'out'}",
+  )
+  assert (
+    said
+    == f"""\
+{tmp_path}/meta.csv: semicolon-separated, files in column 'slice_file_name', \
+labels in column 'class'
+2 classes: dog_bark 2, siren 1
+train: 3 rows of 2 clips, 2 files found, 2 clips written (100.00 %)
+  repeated: 1 merged_rows: its labels were added to an earlier row of the same \
+clip
+    100002-3-0-0.wav: line 4 adds siren to line 3
+  every row is accounted for: 2 + 1 = 3
+  passed over: 1 that match no row (fold3/100003-3-0-0.wav)
+  every file is accounted for: 2 + 1 = 3
+see {tmp_path}/out/audit.txt
+"""
+  )
+  clips = _read(tmp_path / "out", "train")
+  assert {name: found for name, (_, found) in clips.items()} == {
+    "100001-3-0-0.wav": [0],
+    "100002-3-0-0.wav": [0, 1],
+  }
+
+
+def test_what_was_cut_off_is_told_and_dropped(tmp_path):
+  (tmp_path / "audio").mkdir()
+  lines = ""
+  for i, seconds in enumerate((10.0, 1.2, 2.2, 3.0)):
+    name = tmp_path / "audio" / f"AAAAAAAAAA{i}_30.0-40.0.wav"
+    soundfile.write(name, _tone(seconds, hz=100 * (i + 1)), 16000)
+    lines += f'AAAAAAAAAA{i}, 30.000, 40.000, "/m/09x0r"\n'
+  (tmp_path / "segments.csv").write_text(lines)
+  done = command.run(
+    _TOOL,
+    f"--segments_csv={tmp_path / 'segments.csv'}",
+    f"--audio_dir={tmp_path / 'audio'}",
+    f"--output_dir={tmp_path / 'out'}",
+    "--drop=truncated",
+  )
+  assert done.returncode == 1 and "1 of 4 clips are written" in done.stderr
+  assert (
+    "left out: 3 truncated: shorter than the list says by more than 10 %\n"
+    "    AAAAAAAAAA1: 1.2 of 10.0 s\n    AAAAAAAAAA2: 2.2 of 10.0 s\n"
+    "    AAAAAAAAAA3: 3.0 of 10.0 s\n"
+  ) in done.stdout
+  info = prepared.read_dataset_info(str(tmp_path / "out"))
+  assert info.classes.is_audioset
 
 
 def test_a_killed_run_is_continued(tmp_path):
@@ -268,6 +337,24 @@ def _runs(pid: str) -> bool:
       "--segments_csv needs --audio_dir",
     ),
     (["--output_dir=out", "--class_dir=x"], "class_dir"),
+    (
+      ["--output_dir=out", "--class_dirs=.", "--labels_map=x"],
+      "--labels_map does not go with --class_dirs",
+    ),
+    (
+      [
+        "--output_dir=out",
+        "--segments_csv=x",
+        "--audio_dir=.",
+        "--separator=;",
+      ],
+      "--segments_csv=x: no such",
+    ),
+    (
+      ["--output_dir=out", f"--manifest_csv={__file__}", "--separator=tabs"],
+      "--separator=tabs: give comma, tab",
+    ),
+    (["--output_dir=out", "--class_dirs=."], "--class_dirs=.: holds no folder"),
     (["--output_dir=out", "--class_dirs=.", "extra"], "'extra'"),
     (["--output_dir=out", "--clips_per_shard=0", "--class_dirs=."], "shard"),
     (["--output_dir=out", "--clip_seconds=inf", "--class_dirs=."], "600"),

@@ -111,7 +111,7 @@ def test_separators_have_names(text, separator):
 @pytest.mark.parametrize("text", ["", "tabs", '"', "\n"])
 def test_what_is_no_separator_is_refused(text):
   with pytest.raises(
-    ValueError, match="no separator: .* comma, tab, semicolon"
+    ValueError, match="(?s)--separator=.*: give comma, tab, semicolon"
   ):
     tables.separator_of(text)
 

@@ -344,9 +344,7 @@ def _make_record(
   except (audio.AudioError, OSError, MemoryError, *_REFUSED) as e:
     if _source(path)[0] is None:  # Removed meanwhile.
       return b"", _Outcome({"missing": ""}, None)
-    reason = messages.first_line(str(e)).removeprefix(f"{path}: ")
-    reason = reason or type(e).__name__
-    return b"", _Outcome({"undecodable": reason}, source)
+    return b"", _Outcome({"undecodable": _reason(e, path)}, source)
   samples = audio.to_int16(decoded.waveform)
   problems = audit.sample_problems(samples, records.SAMPLE_RATE_HZ)
   seconds = decoded.seconds
@@ -609,8 +607,7 @@ def _source(path: str) -> tuple[list[int] | None, dict[str, str]]:
   except (FileNotFoundError, NotADirectoryError, tf.errors.NotFoundError):
     return None, {"missing": ""}
   except (OSError, ValueError, *_REFUSED) as e:
-    reason = getattr(e, "strerror", None) or messages.first_line(str(e))
-    return None, {"undecodable": reason}
+    return None, {"undecodable": _reason(e, path)}
   if not stat.S_ISREG(found.st_mode):
     what = "a device or a socket"
     if stat.S_ISDIR(found.st_mode):
@@ -619,6 +616,12 @@ def _source(path: str) -> tuple[list[int] | None, dict[str, str]]:
       what = "a pipe"
     return None, {"undecodable": f"is {what}, not a file"}
   return [found.st_size, found.st_mtime_ns], {}
+
+
+def _reason(error: Exception, path: str) -> str:
+  """Returns an error's message without the path."""
+  text = getattr(error, "strerror", None) or messages.first_line(str(error))
+  return text.removeprefix(f"{path}: ") or type(error).__name__
 
 
 def _read(path: str) -> bytes:

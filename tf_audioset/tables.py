@@ -55,8 +55,7 @@ def separator_of(text: str) -> str:
     return "\t"
   if len(text) != 1 or text in '"\r\n':
     raise ValueError(
-      f"{text!r} is no separator: give a character or one of "
-      f"{', '.join(_NAMES.values())}."
+      f"--separator={text}: give {', '.join(_NAMES.values())} or one character."
     )
   return text
 
