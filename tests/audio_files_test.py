@@ -90,6 +90,7 @@ def test_what_systems_leave_behind_is_passed_over_and_named(tmp_path):
     "lost+found/x.wav",
     "dog/2.webm.part",
     "dog/3.mp3.crdownload",
+    "dog/3.webm.part-Frag12",
     "dog/4.download/5.wav",
   ):
     _sound(tmp_path / name, format="WAV")
@@ -112,11 +113,13 @@ def test_what_systems_leave_behind_is_passed_over_and_named(tmp_path):
     "lost+found/": audio_files.SYSTEM,
     "dog/2.webm.part": audio_files.UNFINISHED,
     "dog/3.mp3.crdownload": audio_files.UNFINISHED,
+    "dog/3.webm.part-Frag12": audio_files.UNFINISHED,
   }
   assert found.summary(str(tmp_path)) == (
     "passed over: 7 of the operating system ($RECYCLE.BIN/, @eaDir/, "
     "__MACOSX/, ...), 3 hidden (.git/, dog/.DS_Store, dog/._1.wav), "
-    "2 unfinished downloads (dog/2.webm.part, dog/3.mp3.crdownload)"
+    "3 unfinished downloads (dog/2.webm.part, dog/3.mp3.crdownload, "
+    "dog/3.webm.part-Frag12)"
   )
 
 

@@ -354,7 +354,13 @@ def _runs(pid: str) -> bool:
       ["--output_dir=out", f"--manifest_csv={__file__}", "--separator=tabs"],
       "--separator=tabs: give comma, tab",
     ),
-    (["--output_dir=out", "--class_dirs=."], "--class_dirs=.: holds no folder"),
+    (
+      ["--output_dir=out", "--class_dirs=."],
+      "=out is in --class_dirs=., where",
+    ),
+    (["--output_dir=.", "--class_dirs=."], "=. is in --class_dirs=., where"),
+    (["--output_dir=out", "--class_dirs=empty"], "empty: holds no folder"),
+    (["--output_dir=out", f"--class_dirs={__file__}"], "is no folder"),
     (["--output_dir=out", "--class_dirs=.", "extra"], "'extra'"),
     (["--output_dir=out", "--clips_per_shard=0", "--class_dirs=."], "shard"),
     (["--output_dir=out", "--clip_seconds=inf", "--class_dirs=."], "600"),
@@ -373,6 +379,7 @@ def _runs(pid: str) -> bool:
   ],
 )
 def test_a_mistake_is_one_line(tmp_path, arguments, message):
+  (tmp_path / "empty").mkdir()
   assert message in command.fail(_TOOL, *arguments, cwd=tmp_path)
   assert not (tmp_path / "out").exists()
 

@@ -36,6 +36,12 @@ def test_separators_line_ends_and_marks_are_recognised(
   assert table.lines == [1, 2, 4]
 
 
+def test_excels_first_line_tells_the_separator(tmp_path):
+  for first in ("sep=;", '"sep=;"'):
+    table = _read(tmp_path, f"{first}\na,b;c\n")
+    assert (table.lines, table.rows) == ([2], [["a,b", "c"]])
+
+
 def test_the_form_of_the_first_row_decides_between_separators(tmp_path):
   line = "A;30;40;/m/a,/m/b,/m/c,/m/d,/m/e"
   assert _read(tmp_path, line).separator == ","

@@ -12,6 +12,7 @@ import concurrent.futures
 import dataclasses
 import glob
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 
@@ -42,7 +43,9 @@ _SYSTEM_NAMES = frozenset(
     "lost+found",
   )
 )
-_UNFINISHED_ENDINGS = (".part", ".partial", ".crdownload", ".download")
+_UNFINISHED = re.compile(
+  r"\.(part|partial|crdownload|download)(-frag\d+)?", re.IGNORECASE
+)
 
 HIDDEN = "hidden"
 SYSTEM = "a file of the operating system"
@@ -156,6 +159,7 @@ def find(folder: str) -> Found:
     OSError: If the folder is on a disk and cannot be listed.
     tf.errors.OpError: The same of a bucket.
   """
+  folder = folder.rstrip("/") or "/"
   passed_over = {}
   walk = _walk_bucket if "://" in folder else _walk_disk
   paths = sorted(walk(folder, passed_over))
@@ -312,7 +316,7 @@ def _walk_bucket(folder: str, passed_over: dict[str, str]) -> Iterator[str]:
     return "" if audio_containers.container_of(head) else NOT_AUDIO
 
   unknown = []
-  todo = collections.deque([folder.rstrip("/")])
+  todo = collections.deque([folder])
   with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
     while todo:
       parent = todo.popleft()
@@ -344,7 +348,7 @@ def _why_not_by_name(name: str) -> str:
     return HIDDEN
   if name.lower() in _SYSTEM_NAMES:
     return SYSTEM
-  if name.lower().endswith(_UNFINISHED_ENDINGS):
+  if _UNFINISHED.fullmatch(name[name.rfind(".") :]):
     return UNFINISHED
   return ""
 

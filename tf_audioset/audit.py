@@ -251,7 +251,8 @@ def write(folder: str, split: str, of_split: dict) -> None:
 def summary(split: str, of_split: dict) -> str:
   """Lines to read; of each reason the first rows are named."""
   expected, written = of_split["expected"], of_split["written"]
-  clips = expected - of_split["repeated"]
+  # Audits of earlier versions count these as left out.
+  clips = expected - of_split.get("repeated", 0)
   of_clips = f" of {clips:,} clips" if clips < expected else ""
   lines = [
     f"{split}: {expected:,} rows{of_clips}, {of_split['found']:,} files found, "

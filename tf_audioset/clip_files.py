@@ -52,7 +52,9 @@ def of_segments(
     The files of each segment, the one to take first; of equals the one whose
     path is first.
   """
-  starts = collections.Counter(segment.video for segment in segments)
+  starts = collections.Counter(
+    video for video, _ in {(x.video, x.start_seconds) for x in segments}
+  )
   by_stem = collections.defaultdict(list)
   for path in paths:
     by_stem[_stem(path)].append(path)

@@ -200,7 +200,8 @@ def from_map(path: str) -> ClassList:
   try:
     if text.lstrip()[:1] in ("{", "[") or path.endswith(".json"):
       return _from_json_map(json.loads(text))
-    return _from_table(tables.read(path, is_right=lambda row: len(row) > 1))
+    table = tables.read(path, text=text, is_right=lambda row: len(row) > 1)
+    return _from_table(table, text)
   except (ValueError, TypeError, AttributeError, KeyError) as e:
     raise ValueError(f"{path}: not label -> index: {e}") from e
 
@@ -236,7 +237,7 @@ _NAME_COLUMNS = (
 )
 
 
-def _from_table(table: tables.Table) -> ClassList:
+def _from_table(table: tables.Table, text: str) -> ClassList:
   if not table.rows:
     raise ValueError("it is empty")
   heads = [tables.column_key(cell) for cell in table.rows[0]]
@@ -248,9 +249,8 @@ def _from_table(table: tables.Table) -> ClassList:
   last_is_index = all(row[-1].isdigit() for row in rows)
   if widths not in ({2}, {3}) or not (first_is_index or last_is_index):
     # Labels alone, which may hold what separates the cells of others.
-    lines = tables.read_text(table.path).split("\n")
-    labels = [[tables.unquoted(x)] for x in lines if x.strip()][has_head:]
-    return _numbered(range(len(labels)), labels)
+    lines = [[tables.unquoted(x)] for x in text.split("\n") if x.strip()]
+    return _numbered(range(len(lines[has_head:])), lines[has_head:])
   if first_is_index:
     return _numbered([int(row[0]) for row in rows], [row[1:] for row in rows])
   return _numbered([int(row[-1]) for row in rows], [row[:-1] for row in rows])

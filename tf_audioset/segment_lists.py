@@ -55,11 +55,12 @@ def read(
   files = dict(
     zip(distinct, clip_files.of_segments(distinct, found_files.paths))
   )
-  num_segments = collections.Counter(segment.video for segment in distinct)
+  starts = {(segment.video, segment.start_seconds) for segment in distinct}
+  num_starts = collections.Counter(video for video, _ in starts)
   rows = []
   for line, segment, mids in cells:
     clip_id = segment.video
-    if num_segments[segment.video] > 1:
+    if num_starts[segment.video] > 1:
       clip_id += f"_{segment.start_seconds * 1000:.0f}"
     seconds = round(segment.end_seconds - segment.start_seconds, 3)
     rows.append(

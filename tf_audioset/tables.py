@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -63,6 +64,7 @@ def separator_of(text: str) -> str:
 def read(
   path: str,
   *,
+  text: str | None = None,
   separator: str | None = None,
   is_right: Callable[[Sequence[str]], bool] = lambda cells: False,
   has_comments: bool = False,
@@ -71,6 +73,7 @@ def read(
 
   Args:
     path: May be in a bucket.
+    text: What is in it, from `read_text`, if it was read already.
     separator: None to recognise it by the first row.
     is_right: Tells whether the cells of the first row are as they should be. If
       they are for no separator, the one that gives the most cells is taken.
@@ -83,7 +86,9 @@ def read(
     ValueError: If the file cannot be read, is not UTF-8, or has a quote that is
       not closed in its line, or a NUL byte.
   """
-  lines = read_text(path).split("\n")
+  lines = (read_text(path) if text is None else text).split("\n")
+  if told := re.fullmatch(r"sep=(.)", lines[0].strip('"')):
+    separator, lines[0] = separator or told[1], ""  # For Excel.
   if has_comments:
     lines = ["" if line.startswith("#") else line for line in lines]
   for number, line in enumerate(lines, start=1):

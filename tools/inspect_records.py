@@ -33,6 +33,7 @@ flags.DEFINE_bool("validate", False, "Read and decode everything.")
 
 # audax's records do not say; its and AudioSet's are 527.
 _MAX_CLASSES = 527
+_MAX_NAME_BYTES = 200
 _MIN_PLOT_SAMPLES = 400  # A window of the log-mel.
 
 
@@ -193,7 +194,10 @@ def _find(splits, wanted: str):
 
 def _path(clip_id: str, ending: str) -> str:
   os.makedirs(FLAGS.output_dir, exist_ok=True)
-  return os.path.join(FLAGS.output_dir, clip_id.replace(os.sep, "_") + ending)
+  name = clip_id.replace(os.sep, "_").encode()
+  # No name may have more than 255 bytes, and it is written under a longer one.
+  name = name[-_MAX_NAME_BYTES:].decode(errors="ignore")
+  return os.path.join(FLAGS.output_dir, name + ending)
 
 
 def _play(clip_id, samples, names) -> None:

@@ -185,6 +185,15 @@ def main() -> int:
     path = FLAGS[flag].value
     if path and not tf.io.gfile.exists(path):
       raise ValueError(f"--{flag}={path}: no such file or folder.")
+  for flag in ("audio_dir", "class_dirs"):
+    path = FLAGS[flag].value
+    if path and not tf.io.gfile.isdir(path):
+      raise ValueError(f"--{flag}={path}: is no folder.")
+  if form == "class_dirs" and _is_below(FLAGS.output_dir, FLAGS.class_dirs):
+    raise ValueError(
+      f"--output_dir={FLAGS.output_dir} is in --class_dirs={FLAGS.class_dirs}, "
+      "where it would be a class: choose another."
+    )
   clip_list = _read(form)
   source = audit.of_source(clip_list)
   # Now, while there is time to think again.
@@ -240,6 +249,12 @@ def _form() -> str:
     if FLAGS[flag].present:
       raise ValueError(f"--{flag} does not go with --{form}.")
   return form
+
+
+def _is_below(path: str, folder: str) -> bool:
+  if "://" not in path + folder:
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+  return f"{path}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def _read(form):
