@@ -36,6 +36,25 @@ def test_a_reader_that_has_seen_enough_is_no_mistake():
   process.wait()
 
 
+def test_generated_code_is_removed_at_the_end(tmp_path):
+  code = (
+    "import os, sys, tempfile\n"
+    "import tensorflow as tf\n"
+    "from absl import flags\n"
+    "from tf_audioset import cli\n"
+    f"tempfile.tempdir = {str(tmp_path)!r}\n"
+    "def main():\n"
+    # Of a file: AutoGraph reads the source.
+    "  from tf_audioset import optimization\n"
+    "  tf.function(optimization.scaled_learning_rate)(tf.constant(1.0), 2.0)\n"
+    f"  print(len(os.listdir({str(tmp_path)!r})))\n"
+    "sys.argv = ['x']\n"
+    "cli.run(main, prog='x')"
+  )
+  assert int(command.succeed("-c", code)) > 0
+  assert not list(tmp_path.iterdir())
+
+
 def test_not_a_number_is_no_length():
   flag = "--clip_seconds=nan"
   assert flag in command.fail("tools/make_tfrecords.py", flag)

@@ -50,7 +50,7 @@ def test_the_metrics_are_scikit_learns_over_every_clip_once(
     strategy = toy.two_replicas()
   model, evaluator = _evaluator(split, strategy, batch_size)
   seen = []
-  result, thresholds, f1 = evaluator.evaluate(
+  result, thresholds, f1, loss = evaluator.evaluate(
     lambda done, total: seen.append((done, total))
   )
   assert result.num_clips == 24
@@ -74,6 +74,9 @@ def test_the_metrics_are_scikit_learns_over_every_clip_once(
   )
   # The thresholds are of the scores, and none would have a greater F1.
   scores = tf.sigmoid(logits).numpy()
+  assert loss == pytest.approx(
+    -np.log(np.where(targets, scores, 1 - scores)).mean(), rel=1e-5
+  )
   for c in range(3):
     actual = sklearn.metrics.f1_score(
       targets[:, c], scores[:, c] >= thresholds[c]

@@ -224,15 +224,18 @@ def _nothing_to_learn(labels, classes) -> str:
 
 
 def _validation_split(data_dir, name, training_split) -> prepared.Split:
-  names = prepared.split_names(data_dir)
-  if name not in names:
-    raise ValueError(
-      f"{data_dir}: there is no split {name!r} to validate on; there are "
-      f"{names}. Prepare it (tools/make_tfrecords.py --split={name}), name "
-      "another with train.validation_split, or hold out clips of "
-      f"{training_split!r}: --gin_bindings='train.holdout_percent = 10'."
-    )
-  return prepared.find_split(data_dir, name)
+  try:
+    return prepared.find_split(data_dir, name)
+  except ValueError:
+    names = prepared.split_names(data_dir)
+    if name in names:
+      raise
+  raise ValueError(
+    f"{data_dir}: there is no split {name!r} to validate on; there are "
+    f"{names}. Prepare it (tools/make_tfrecords.py --split={name}), name "
+    "another with train.validation_split, or hold out clips of "
+    f"{training_split!r}: --gin_bindings='train.holdout_percent = 10'."
+  )
 
 
 def _refuse_empty(data_dir, name, split) -> None:
