@@ -165,8 +165,6 @@ def _draw(features, seconds, caption) -> np.ndarray:
   from matplotlib.backends import backend_agg
   from matplotlib.figure import Figure
 
-  from tf_audioset import picture
-
   figure = Figure(figsize=(9, 3.6), dpi=100, layout="constrained")
   canvas = backend_agg.FigureCanvasAgg(figure)
   axes = figure.subplots()
@@ -182,7 +180,8 @@ def _draw(features, seconds, caption) -> np.ndarray:
   )
   figure.colorbar(image, ax=axes, pad=0.01)
   axes.set(xlabel="seconds", ylabel="band")
-  axes.set_title(picture.literal(caption), fontsize=11, loc="left")
+  # What is between two $ would be a formula.
+  axes.set_title(caption.replace("$", r"\$"), fontsize=11, loc="left")
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Of letters that the font does not have.
     canvas.draw()
