@@ -51,7 +51,7 @@ setup(
     "av": ["av>=15"],  # m4a, mp4 and webm.
     # Earlier ones ask for other versions of grpcio and protobuf.
     "beam": ["apache-beam>=2.77; python_version >= '3.10'"],
-    # For tools/benchmark.py --peers; best in an environment of their own.
+    # For benchmarks/benchmark.py --peers; best in an environment of their own.
     "peers": [
       "flax",
       "jax",

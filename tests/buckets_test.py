@@ -15,7 +15,10 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, small, storage_emulator, toy
-from tf_audioset import data, evaluation, export, prepared
+from tf_audioset.data import pipeline as pipeline_lib
+from tf_audioset.data import prepared
+from tf_audioset.evaluation import scoring
+from tf_audioset.serving import export
 
 _RECORD_BYTES = 320 << 10  # What is read at once, see tf_audioset/__init__.py.
 
@@ -102,7 +105,7 @@ gfile.rmtree("gs://bucket/c/b")
 def _digest(split) -> str:
   """Of the first batches of the training stream."""
   digest = hashlib.sha256()
-  batches = data.Pipeline(crop_seconds=0.5).training(
+  batches = pipeline_lib.Pipeline(crop_seconds=0.5).training(
     split, num_classes=3, batch_size=8, seed=1
   )
   for batch in batches.take(4).as_numpy_iterator():
@@ -402,9 +405,9 @@ def test_the_tools_read_from_and_write_to_a_bucket(tmp_path, local, storage):
   assert tagger.directory.endswith("2")
   expected = tagger.score(samples[np.newaxis] / 32768)[0].max()
   assert f"{expected:.4f}" in out
-  scores = evaluation.Scores.read(str(tmp_path / "scores" / "scores.npz"))
+  scores = scoring.Scores.read(str(tmp_path / "scores" / "scores.npz"))
   split = prepared.find_split(str(local / "data"), "eval")
-  for clip_ids, waveforms, _ in data.full_clips(
+  for clip_ids, waveforms, _ in pipeline_lib.full_clips(
     split,
     num_classes=3,
     batch_size=5,

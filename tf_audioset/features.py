@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tf_audioset.models import cpu
+from tf_audioset.kernels import cpu
 
 ALIGNMENTS = ("centred", "audax")
 ENGINES = ("auto", "fft", "matmul", "fft32")

@@ -25,7 +25,7 @@ from __future__ import annotations
 from absl import flags
 
 # No module that imports TensorFlow, here: wrong flags are answered at once.
-from tf_audioset import cli
+from tf_audioset.runtime import cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string(
@@ -65,13 +65,15 @@ flags.DEFINE_list(
 def main() -> None:
   profile_steps = _profile_steps(FLAGS.profile_steps)
 
-  from tf_audioset import config, data_service, distribution, training
+  from tf_audioset import experiment
+  from tf_audioset.data import service as data_service
+  from tf_audioset.runtime import distribution, gin_config
 
   bindings = list(FLAGS.gin_bindings)
   if FLAGS.init_from:
     bindings.append(f"train.initial_checkpoint = {FLAGS.init_from!r}")
-  config.load(FLAGS.gin_file, bindings)
-  training.train(
+  gin_config.load(FLAGS.gin_file, bindings)
+  experiment.train(
     distribution.strategy(FLAGS.tpu),
     FLAGS.data_dir,
     FLAGS.workdir,

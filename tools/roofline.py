@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from tf_audioset import cli
+from tf_audioset.runtime import cli
 from tools import tpu_model
 
 FLAGS = flags.FLAGS
@@ -51,7 +51,7 @@ def _experiment_hlo(clips_a_core: int) -> tuple[str, int]:
   """HLO of the step, and the bytes of a clip that the host sends."""
   import gin
 
-  from tf_audioset import compilation
+  from tf_audioset.training import compilation
 
   compilation.load_as_on_tpu(
     FLAGS.gin_file,

@@ -9,11 +9,9 @@ import pytest
 import tensorflow as tf
 
 from tests import toy
-from tf_audioset import (
-  config,
-  training,  # noqa: F401  Registers with gin all that the files bind.
-)
+from tf_audioset import experiment  # noqa: F401
 from tf_audioset.models import convnext, efficientnet, resnet, weights
+from tf_audioset.runtime import gin_config  # noqa: F401
 
 _SEED = tf.constant([1, 2])
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -74,7 +72,7 @@ def test_every_size_has_the_published_parameters(gin_file, monkeypatch):
     return add_weight(self, *args, **{**kwargs, "initializer": "zeros"})
 
   monkeypatch.setattr(tf.keras.layers.Layer, "add_weight", add_zeros)
-  config.load([gin_file])
+  gin_config.load([gin_file])
   families = {
     "res": resnet.ResNet,
     "eff": efficientnet.EfficientNet,

@@ -9,16 +9,16 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset import config
+from tf_audioset.kernels import cpu
 from tf_audioset.models import (
   convolution,
-  cpu,
   depthwise,
   gelu,
   pooling,
   stochastic,
   weights,
 )
+from tf_audioset.runtime import gin_config
 
 # Blocks and channels of the four stages: section 3.1 of the paper.
 _VARIANTS = {
@@ -71,7 +71,9 @@ class ConvNeXt(tf.keras.Model):
         reduction.reverse()
       blocks = [_Block(channels, approximate_gelu) for _ in range(num_blocks)]
       self.stages.append((reduction, blocks))
-    config.check_share("ConvNeXt.stochastic_depth_rate", stochastic_depth_rate)
+    gin_config.check_share(
+      "ConvNeXt.stochastic_depth_rate", stochastic_depth_rate
+    )
     num_blocks = sum(blocks_a_stage)
     self._drop_rates = [
       stochastic_depth_rate * i / (num_blocks - 1) for i in range(num_blocks)

@@ -12,8 +12,9 @@ import math
 import gin
 import tensorflow as tf
 
-from tf_audioset import config
-from tf_audioset.models import convolution, cpu, depthwise, pooling, stochastic
+from tf_audioset.kernels import cpu
+from tf_audioset.models import convolution, depthwise, pooling, stochastic
+from tf_audioset.runtime import gin_config
 
 # Width and depth multipliers: table 8 of the authors' code, section 3.3.
 _VARIANTS = {
@@ -93,7 +94,7 @@ class EfficientNet(tf.keras.Model):
           )
         )
         in_channels = channels
-    config.check_share(
+    gin_config.check_share(
       "EfficientNet.stochastic_depth_rate", stochastic_depth_rate
     )
     self._drop_rates = [

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
-from tf_audioset.models import cpu
+from tf_audioset.kernels import cpu
 
 # Phi(x) is the sigmoid of x times a polynomial in x^2, the highest power first.
 # Fitted so that the greatest error of GELU is as small as it can be, 3e-6; that

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole model: waveform to logits, with what only training does."""
+
+from __future__ import annotations
+
+import gin
+import tensorflow as tf
+
+from tf_audioset.models import stochastic
+from tf_audioset.runtime import gin_config, randomness
+
+
+@gin.register
+class Tagger(tf.keras.Model):
+  """Front end, augmentation, backbone and head.
+
+  Training is `train_logits`; everything else is `embed` and `call`, which are
+  deterministic and change nothing.
+  """
+
+  def __init__(
+    self,
+    num_classes: int,
+    frontend=gin.REQUIRED,
+    backbone=gin.REQUIRED,
+    loss=gin.REQUIRED,
+    spec_augment=None,
+    mixup=None,
+    dropout_rate: float = 0.0,
+    freeze_backbone: bool = False,
+  ):
+    """Puts the parts together.
+
+    Args:
+      num_classes: Width of the logits.
+      frontend: Waveform [batch, num_samples] to features [batch, num_frames,
+        num_bands]; see `features.py`.
+      backbone: Features with a channel axis to embedding, see `models/`.
+      loss: What the logits mean, and what is minimised, see `losses.py`.
+      spec_augment: `augment.SpecAugment`, or None for none.
+      mixup: `augment.Mixup`, or None for none.
+      dropout_rate: Share of the embedding that training drops.
+      freeze_backbone: Whether training changes the head alone: the backbone's
+        weights and statistics stay, and nothing in it is dropped.
+
+    Raises:
+      ValueError: If the dropout rate is not in [0, 1).
+    """
+    # float32 whatever the policy: Keras would round the waveform.
+    super().__init__(name="tagger", dtype=tf.float32)
+    self.frontend = frontend
+    self.backbone = backbone
+    self.loss_function = loss
+    self._spec_augment = spec_augment
+    self._mixup = mixup
+    self._dropout_rate = gin_config.check_share(
+      "Tagger.dropout_rate", dropout_rate
+    )
+    self.is_backbone_frozen = freeze_backbone
+    # The loss needs float32, too.
+    self.head = tf.keras.layers.Dense(num_classes, dtype=tf.float32)
+
+  @property
+  def trained_variables(self) -> list[tf.Variable]:
+    """Those that an update changes; `trainable` stays as Keras has it, whose
+    order of the variables, and so the export's, would depend on it.
+    """
+    trained = self.head if self.is_backbone_frozen else self
+    return trained.trainable_variables
+
+  def embed(self, waveform: tf.Tensor, engine: str | None = None) -> tf.Tensor:
+    """[batch, num_samples] int16 or float32 to [batch, embedding_size].
+
+    Args:
+      waveform: As for `call`.
+      engine: Of the front end, in place of its own; see `features.py`.
+    """
+    features = self.frontend(to_float(waveform), engine=engine)
+    return self.backbone(tf.expand_dims(features, -1), training=False)
+
+  def call(self, waveform: tf.Tensor) -> tf.Tensor:
+    """The logits of each clip, from all of it.
+
+    `loss_function.log_scores` makes scores of them.
+
+    Args:
+      waveform: int16 or float32 [batch, num_samples], mono; full scale of the
+        float is +-1.
+
+    Returns:
+      float32 [batch, num_classes].
+    """
+    return self.head(self.embed(waveform))
+
+  def train_logits(
+    self, waveform: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """Logits and targets after augmentation, in training mode.
+
+    Args:
+      waveform: int16 or float32 [batch, num_samples].
+      targets: float32 [batch, num_classes].
+      seed: int32 [2]; the same seed gives the same result.
+
+    Returns:
+      float32 logits and targets, both [batch, num_classes].
+    """
+    augment_seed, path_seed, drop_seed = randomness.split(seed, 3)
+    features, targets = self.augmented(waveform, targets, augment_seed)
+    embedding = self.backbone(
+      features[..., tf.newaxis],
+      training=not self.is_backbone_frozen,
+      seed=path_seed,
+    )
+    embedding = stochastic.dropout(embedding, self._dropout_rate, drop_seed)
+    return self.head(embedding), targets
+
+  def augmented(
+    self, waveform: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """What the backbone is trained on; the arguments are as in `train_logits`.
+
+    Returns:
+      float32 features [batch, num_frames, num_bands] and targets.
+    """
+    return self.augment(self.frontend(to_float(waveform)), targets, seed)
+
+  def augment(
+    self, features: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+  ) -> tuple[tf.Tensor, tf.Tensor]:
+    """`augmented`, from features; SpecAugment, then Mixup."""
+    mask_seed, mix_seed = randomness.split(seed, 2)
+    if self._spec_augment is not None:
+      features = self._spec_augment(features, mask_seed)
+    if self._mixup is not None:
+      features, targets = self._mixup(features, targets, mix_seed)
+    return features, targets
+
+
+def to_float(waveform: tf.Tensor) -> tf.Tensor:
+  """int16 to float32 in [-1, 1); float32 stays as it is."""
+  if waveform.dtype == tf.int16:
+    return tf.cast(waveform, tf.float32) / 32768.0
+  return waveform
