@@ -16,9 +16,36 @@ setup(
   version="0.1.0",
   description="AudioSet tagging in TensorFlow 2: train, evaluate, serve.",
   license="Apache-2.0",
-  packages=find_packages(include=["tf_audioset", "tf_audioset.*"]),
+  packages=[
+    *find_packages(include=["tf_audioset", "tf_audioset.*"]),
+    "tf_audioset.gin",
+  ],
+  # The experiments are found by an installed package as in a checkout.
+  package_dir={"tf_audioset.gin": "gin"},
   package_data={
-    "tf_audioset": ["audioset_classes.csv", "report_template.html"]
+    "tf_audioset.data": ["audioset_classes.csv"],
+    "tf_audioset.evaluation": ["report_template.html"],
+    "tf_audioset.gin": ["*.gin", "*/*.gin"],
+  },
+  entry_points={
+    "console_scripts": [
+      "tf-audioset-train = tf_audioset.train:run",
+      *(
+        f"tf-audioset-{name.replace('_', '-')} = "
+        f"tf_audioset.commands.{name}:run"
+        for name in (
+          "evaluate",
+          "export",
+          "import_audax",
+          "inspect_records",
+          "make_tfrecords",
+          "plot_curves",
+          "predict",
+          "serve_client",
+          "synthesize",
+        )
+      ),
+    ]
   },
   python_requires=">=3.9,<3.12",
   install_requires=[

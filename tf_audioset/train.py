@@ -94,5 +94,10 @@ def _profile_steps(given: list[str] | None) -> tuple[int, int] | None:
   return first, last
 
 
-if __name__ == "__main__":
+def run() -> None:
+  """Runs the command line."""
   cli.run(main, prog="train", required=["gin_file", "data_dir", "workdir"])
+
+
+if __name__ == "__main__":
+  run()

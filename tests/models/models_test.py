@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import toy
+from tests import command, toy
 from tf_audioset import experiment  # noqa: F401
 from tf_audioset.models import convnext, efficientnet, resnet, weights
 from tf_audioset.runtime import gin_config  # noqa: F401
 
 _SEED = tf.constant([1, 2])
-_ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+_ROOT = command.ROOT
 
 
 def _num_trainable(model, channels=1):

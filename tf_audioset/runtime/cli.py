@@ -54,9 +54,12 @@ def run(
   """
   try:
     if {"--help", "-h", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
-      FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS["debug"])
-      print(sys.modules["__main__"].__doc__.strip())
-      print(FLAGS.main_module_help())
+      print(sys.modules[main.__module__].__doc__.strip())
+      # absl calls the main module by its file.
+      name = main.__module__
+      name = sys.argv[0] if name == "__main__" else name
+      FLAGS.register_key_flag_for_module(name, FLAGS["debug"])
+      print(FLAGS.module_help(name))
       _exit_now(0)
     arguments = FLAGS(sys.argv)[1:]
     for name in FLAGS:

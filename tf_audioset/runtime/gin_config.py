@@ -7,6 +7,7 @@ a misspelt scope and an unused macro. `check_all_used` closes that hole.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -19,18 +20,16 @@ import tensorflow as tf
 _referred_to: set[str] = set()
 _keys_of_bindings: set[str] = set()
 
-# The checkout's root: `gin/base.gin` is found from any working directory.
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-# gin itself opens what is on a disk; a run's config.gin may be in a bucket.
-gin.config.register_file_reader(tf.io.gfile.GFile, tf.io.gfile.exists)
+_PACKAGE = pathlib.Path(__file__).resolve().parent.parent
+_INCLUDE = re.compile(r"^include\s+(['\"])(.+)\1\s*(#.*)?$")
 
 
 def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
   """Clears gin, parses `gin_files` in order, then `bindings`, then locks it.
 
   Args:
-    gin_files: Paths, relative to the working directory or to the checkout.
+    gin_files: Paths, on a disk or in a bucket; `gin/...` is also found among
+      the shipped files.
     bindings: Lines as in a .gin file, such as `"train.num_epochs = 3"`.
 
   Raises:
@@ -38,40 +37,68 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
       parameter of the program.
   """
   gin.clear_config()
-  gin.add_config_file_search_path(str(_ROOT))
-  for file in gin_files:
-    if not _find(file):
-      raise ValueError(
-        f"gin file {file!r} not found here or in {_ROOT}; the shipped ones "
-        f"are {', '.join(shipped_gin_files())}."
-      )
-  try:
-    files = gin.parse_config_files_and_bindings(
-      list(gin_files), list(bindings), skip_unknown=False
-    )
-  except Exception as e:  # gin has no exception type of its own.
-    raise ValueError(f"gin: {_one_line(e)}") from e
   _referred_to.clear()
-  while files:
-    file = files.pop()
-    files.extend(file.includes)
-    with tf.io.gfile.GFile(_find(file.filename)) as opened:
-      _referred_to.update(_references(opened.read()))
+  for file in gin_files:
+    found = _find(file)
+    if not found:
+      raise ValueError(
+        f"gin file {file!r} not found here or in {_shipped_folder()}; the "
+        f"shipped ones are {', '.join(shipped_gin_files())}."
+      )
+    _parse_file(found)
+  _parse("\n".join(bindings))
   _keys_of_bindings.clear()
   _keys_of_bindings.update(_keys("\n".join(bindings)))
+  gin.finalize()
 
 
-def _find(file: str) -> str | None:
-  """Path of a gin file, as it is given or in the checkout."""
-  for path in (file, str(_ROOT / file)):
+def _parse_file(path: str) -> None:
+  """Parses a file; what it includes is looked for beside it first."""
+  with tf.io.gfile.GFile(path) as opened:
+    lines = opened.read().removeprefix("\ufeff").splitlines()
+  begin = 0
+  for number, line in enumerate([*lines, None]):
+    include = None if line is None else _INCLUDE.match(line)
+    if include or line is None:
+      # Empty lines in front, so that errors tell the file's line.
+      _parse("\n" * begin + "\n".join(lines[begin:number]), path)
+      begin = number + 1
+    if include:
+      found = _find(include[2], os.path.dirname(path))
+      if not found:
+        raise ValueError(f"{path}: the included {include[2]!r} is not found.")
+      _parse_file(found)
+
+
+def _parse(text: str, path: str = "") -> None:
+  try:
+    gin.parse_config(text, skip_unknown=False)
+  except Exception as e:  # gin has no exception type of its own.
+    place = f" {path}:" if path else ""
+    raise ValueError(f"gin:{place} {_one_line(e)}") from e
+  if path:
+    _referred_to.update(_references(text))
+
+
+def _find(file: str, beside: str = "") -> str | None:
+  """Returns the path of a gin file, None if there is none."""
+  places = [os.path.join(beside, file)] if beside else []
+  for path in (*places, file, str(_shipped_folder() / file)):
     if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
       return path
   return None
 
 
+def _shipped_folder() -> pathlib.Path:
+  """Returns the folder that holds gin/: the checkout, or the package."""
+  # Beside an installed package, gin/ is another project's.
+  checkout = _PACKAGE.parent
+  return checkout if (checkout / "gin" / "base.gin").exists() else _PACKAGE
+
+
 def shipped_gin_files() -> list[str]:
-  """The experiments in the checkout's `gin/`, without what is a part of one."""
-  names = {p.name for p in (_ROOT / "gin").glob("*.gin")}
+  """Returns the experiments in `gin/`, without what is a part of one."""
+  names = {p.name for p in (_shipped_folder() / "gin").glob("*.gin")}
   names -= {"base.gin", "finetune.gin"}
   return [f"gin/{name}" for name in sorted(names)]
 

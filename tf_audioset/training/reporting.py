@@ -237,7 +237,7 @@ def _event_file(workdir: str, name: str, next_step: int):
 
 def _code_version() -> str:
   """The commit, with "-dirty" if files have changed; or the package's."""
-  checkout = pathlib.Path(__file__).resolve().parent.parent
+  checkout = pathlib.Path(__file__).resolve().parents[2]
   if not (checkout / ".git").exists():
     return _package_versions()["tf_audioset"]
   try:
