@@ -21,7 +21,6 @@ onnxruntime), jax with flax and optax, the extra [peers] of setup.py.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import os
@@ -400,7 +399,6 @@ def _exact_log_mel(waveforms, filters):
 
 def _built(gin_file, precision):
   """(trainer, tagger, optimizer, pipeline) of an experiment."""
-  import gin
   import tensorflow as tf
 
   from tf_audioset import experiment
@@ -414,14 +412,9 @@ def _built(gin_file, precision):
       *FLAGS.gin_bindings,
     ],
   )
-  bindings = gin.get_bindings("train")
-  known = inspect.signature(experiment.build).parameters
-  return *experiment.build(
-    tf.distribute.get_strategy(),
-    num_classes=FLAGS.num_classes,
-    steps_per_epoch=100,
-    **{name: value for name, value in bindings.items() if name in known},
-  ), bindings["pipeline"]
+  run = experiment.Experiment()
+  parts = run.build(tf.distribute.get_strategy(), num_classes=FLAGS.num_classes)
+  return *parts, run.pipeline
 
 
 def _training(gin_file, precision, rng):

@@ -39,7 +39,7 @@ def main() -> None:
       "--xla_backend_optimization_level=0 "
       "--xla_llvm_disable_expensive_passes=true"
     )
-    from tf_audioset.training import compilation
+    from tf_audioset import compilation
 
     compilation.load_as_on_tpu(
       FLAGS.gin_file,

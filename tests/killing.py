@@ -36,7 +36,7 @@ _BINDINGS = (
 
 def _train(folder: pathlib.Path, workdir: pathlib.Path) -> None:
   gin_config.load(["gin/quickstart.gin"], _BINDINGS)
-  experiment.train(
+  experiment.Experiment().run(
     distribution.strategy(None), str(folder / "records"), str(workdir)
   )
 

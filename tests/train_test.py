@@ -22,6 +22,7 @@ from tf_audioset.data import pipeline as pipeline_lib
 from tf_audioset.data import prepared
 from tf_audioset.runtime import distribution, gin_config, storage
 from tf_audioset.serving import export
+from tf_audioset.training import workdir
 from tf_audioset.weights import audax
 
 _SMALL = (
@@ -180,7 +181,7 @@ def test_a_run_is_not_continued_as_another(trained, binding, message):
   before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
   gin_config.load(["gin/quickstart.gin"], [*_SMALL, binding])
   with pytest.raises(ValueError, match=message):
-    experiment.train(
+    experiment.Experiment().run(
       distribution.strategy(None), str(trained[0] / "records"), str(run)
     )
   assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
@@ -206,7 +207,9 @@ def test_two_runs_do_not_share_a_work_directory(trained):
   half_written = folder / "run" / "checkpoints" / "ckpt-99_temp"
   half_written.mkdir()
   with pytest.raises(ValueError, match="another run is at work there"):
-    experiment.train(distribution.strategy(None), str(folder / "records"), run)
+    experiment.Experiment().run(
+      distribution.strategy(None), str(folder / "records"), run
+    )
   assert half_written.exists()  # The other's: nothing was mended.
   half_written.rmdir()
   other.communicate()
@@ -222,7 +225,7 @@ def test_without_a_validation_none_is_the_best(trained, tmp_path):
     [*_SMALL, f"train.holdout_percent = {percent}", "train.exported = 'best'"],
   )
   with pytest.raises(ValueError, match="no checkpoint can be the best"):
-    experiment.train(
+    experiment.Experiment().run(
       distribution.strategy(None), records, str(tmp_path / "run")
     )
   assert (tmp_path / "run" / "checkpoints" / "ckpt-2.index").exists()
@@ -237,7 +240,7 @@ def test_other_classes_are_refused_and_other_parameters_shown(
 
   def start(*bindings):
     gin_config.load(["gin/quickstart.gin"], [*_SMALL, *bindings])
-    experiment.train(
+    experiment.Experiment().run(
       distribution.strategy(None), str(folder / "records"), str(folder / "run")
     )
 
@@ -383,7 +386,7 @@ def test_a_work_directory_is_needed_to_export(trained, tmp_path):
   assert [row["name"] for row in run.pop("classes")] == list(toy.NAMES)
   (tmp_path / "run.json").write_text(json.dumps(run))
   with pytest.raises(ValueError, match="older version: give the training"):
-    experiment.read_run(str(tmp_path))
+    workdir.read_run(str(tmp_path))
 
 
 def test_another_models_checkpoint_is_not_exported(trained, tmp_path):
@@ -477,7 +480,7 @@ def test_a_mistake_in_the_configuration_is_refused(
   folder, _ = trained
   with pytest.raises(ValueError, match=message) as error:
     gin_config.load(["gin/quickstart.gin"], [*_SMALL, binding])
-    experiment.train(
+    experiment.Experiment().run(
       distribution.strategy(None),
       str(folder / "records"),
       str(tmp_path / "run"),
@@ -492,7 +495,7 @@ def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(
   gin_config.load(["gin/quickstart.gin"], _SMALL)
   for name in ("run[1]", "run\\1"):
     with pytest.raises(ValueError, match="cannot read checkpoints whose path"):
-      experiment.train(
+      experiment.Experiment().run(
         distribution.strategy(None),
         str(trained[0] / "records"),
         str(tmp_path / name),
@@ -579,7 +582,7 @@ def test_training_starts_from_a_checkpoint(trained, tmp_path, capsys):
       f"train.initial_checkpoint = '{folder / 'run' / 'checkpoints'}'",
     ],
   )
-  experiment.train(
+  experiment.Experiment().run(
     distribution.strategy(None),
     str(folder / "records"),
     str(tmp_path / "run"),
@@ -660,7 +663,7 @@ def test_fine_tuning_needs_weights_that_fit(trained, tmp_path):
   ):
     gin_config.load([str(run / "config.gin"), "gin/finetune.gin"], bindings)
     with pytest.raises(ValueError, match=message):
-      experiment.train(
+      experiment.Experiment().run(
         distribution.strategy(None),
         str(trained[0] / "records"),
         str(tmp_path / "run"),
@@ -717,7 +720,7 @@ def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):
     ["gin/quickstart.gin"], [*_SMALL, "train.global_batch_size = 9"]
   )
   with pytest.raises(ValueError, match="9, does not divide by the 2 repl"):
-    experiment.train(
+    experiment.Experiment().run(
       toy.two_replicas(),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
@@ -736,7 +739,7 @@ def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
     ],
   )
   with pytest.raises(ValueError) as error:
-    experiment.train(
+    experiment.Experiment().run(
       distribution.strategy(None),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
@@ -778,7 +781,7 @@ def test_weights_that_are_not_finite_are_not_saved(trained, tmp_path):
     match="made of the model is not finite in step 0, .* checkpoint is none; "
     "clips of the step: train",
   ):
-    experiment.train(
+    experiment.Experiment().run(
       distribution.strategy(None),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
@@ -796,7 +799,7 @@ def test_a_tpu_of_other_machines_needs_buckets(trained, tmp_path, monkeypatch):
     ("gs://bucket/records", f"--workdir={tmp_path}/run: the hosts"),
   ):
     with pytest.raises(ValueError, match=message):
-      experiment.train(
+      experiment.Experiment().run(
         distribution.strategy(None), data_dir, str(tmp_path / "run")
       )
 
@@ -809,7 +812,7 @@ def test_a_tpu_of_other_machines_needs_pcm16(trained, tmp_path, monkeypatch):
   gin_config.load(["gin/quickstart.gin"], _SMALL)
   strategy = distribution.strategy(None)
   with pytest.raises(ValueError, match="gs://b/r: FLAC .*--codec=pcm16"):
-    experiment.train(strategy, "gs://b/r", "gs://b/run")
+    experiment.Experiment().run(strategy, "gs://b/r", "gs://b/run")
 
 
 def test_a_profile_of_some_steps(trained, tmp_path):
@@ -842,7 +845,7 @@ def test_every_experiment_takes_a_step(tmp_path, gin_file):
       "Pipeline.crop_seconds = 0.5",
     ],
   )
-  experiment.train(
+  experiment.Experiment().run(
     distribution.strategy(None),
     str(tmp_path / "records"),
     str(tmp_path / "run"),

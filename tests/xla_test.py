@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from tests import command
+from tf_audioset import compilation
 from tf_audioset.runtime import gin_config
-from tf_audioset.training import compilation
 from tf_audioset.weights import audax
 
 # Custom calls are code outside the program. None is known to be needed.

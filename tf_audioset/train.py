@@ -73,7 +73,7 @@ def main() -> None:
   if FLAGS.init_from:
     bindings.append(f"train.initial_checkpoint = {FLAGS.init_from!r}")
   gin_config.load(FLAGS.gin_file, bindings)
-  experiment.train(
+  experiment.Experiment().run(
     distribution.strategy(FLAGS.tpu),
     FLAGS.data_dir,
     FLAGS.workdir,

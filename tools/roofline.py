@@ -51,7 +51,7 @@ def _experiment_hlo(clips_a_core: int) -> tuple[str, int]:
   """HLO of the step, and the bytes of a clip that the host sends."""
   import gin
 
-  from tf_audioset.training import compilation
+  from tf_audioset import compilation
 
   compilation.load_as_on_tpu(
     FLAGS.gin_file,

@@ -54,14 +54,12 @@ flags.DEFINE_bool("tflite", False, "Write TFLite models as well.")
 
 def main() -> None:
   # Imported late: a mistake in the flags is answered at once.
-  import gin
-  import tensorflow as tf
-
   from tf_audioset import experiment
   from tf_audioset.runtime import gin_config
   from tf_audioset.serving import export
+  from tf_audioset.training import workdir
 
-  classes, gin_text = experiment.read_run(FLAGS.workdir)
+  classes, gin_text = workdir.read_run(FLAGS.workdir)
   checkpoint = _find_checkpoint()
   folder = FLAGS.output_dir or os.path.join(FLAGS.workdir, "saved_model")
   taken = export.versions(folder)
@@ -72,24 +70,18 @@ def main() -> None:
     )
   directory = os.path.join(folder, str(version))
   gin_config.load([], [gin_text])
-  run = gin.get_bindings("train")
-  tf.keras.mixed_precision.set_global_policy(run["precision"])
-  experiment.export_checkpoint(
+  run = experiment.Experiment()
+  run.export(
     checkpoint,
     directory,
-    workdir=FLAGS.workdir,
-    model=run["model"],
+    workdir_path=FLAGS.workdir,
     classes=classes,
-    pipeline=run["pipeline"],
     batch_shape=(FLAGS.batch_size, FLAGS.batch_samples),
   )
   print(f"exported {checkpoint} to {directory}")
   if FLAGS.tflite:
-    tf.keras.mixed_precision.set_global_policy("float32")
-    tagger = experiment.restored_tagger(
-      checkpoint, run["model"], len(classes), run["pipeline"]
-    )
-    _write_tflite(tagger, run["pipeline"], directory)
+    tagger = run.restored_tagger(checkpoint, len(classes), "float32")
+    _write_tflite(tagger, run.pipeline, directory)
 
 
 def _write_tflite(tagger, pipeline, directory) -> None:

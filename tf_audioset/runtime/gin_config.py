@@ -116,6 +116,28 @@ def check_not_negative(name: str, value: float) -> None:
     raise ValueError(f"{name} is {value}; allowed is 0 and above.")
 
 
+def check_integer(name: str, value: int, low: int, high: int | None) -> None:
+  """Raises a ValueError that names it unless low <= value <= high.
+
+  Args:
+    name: Of the parameter, such as "train.num_epochs".
+    value: What was given.
+    low: The least that is allowed.
+    high: The most that is allowed; None: no limit.
+  """
+  if not isinstance(value, int) or value < low or (high and value > high):
+    raise ValueError(
+      f"{name} is {value!r}; it must be a whole number, "
+      + (f"{low} to {high}." if high else f"at least {low}.")
+    )
+
+
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+  """Raises a ValueError that names it unless the value is one of `allowed`."""
+  if value not in allowed:
+    raise ValueError(f"{name} is {value!r}: allowed are {', '.join(allowed)}.")
+
+
 def check_all_used() -> None:
   """Refuses bindings that nothing read, once everything has been built.
 
