@@ -3,11 +3,24 @@
 
 from __future__ import annotations
 
+import inspect
+
 import gin
 import tensorflow as tf
 
 from tf_audioset.models import stochastic
 from tf_audioset.runtime import gin_config, randomness
+
+BACKBONE_CONTRACT = (
+  "a backbone is called with features, float [batch, num_frames, num_bands, "
+  "1], with training, a bool, and, if it has that parameter, with seed, int32 "
+  "[2] or None; it returns embeddings, float [batch, embedding_size]"
+)
+HEAD_CONTRACT = (
+  "a head is a Keras layer whose `units` the tagger sets to the number of "
+  "classes before it is built; it is called with embeddings, float32 [batch, "
+  "embedding_size], and returns logits, float32 [batch, num_classes]"
+)
 
 
 @gin.register
@@ -24,6 +37,7 @@ class Tagger(tf.keras.Model):
     frontend=gin.REQUIRED,
     backbone=gin.REQUIRED,
     loss=gin.REQUIRED,
+    head=None,
     spec_augment=None,
     mixup=None,
     dropout_rate: float = 0.0,
@@ -35,8 +49,10 @@ class Tagger(tf.keras.Model):
       num_classes: Width of the logits.
       frontend: Waveform [batch, num_samples] to features [batch, num_frames,
         num_bands]; see `features.py`.
-      backbone: Features with a channel axis to embedding, see `models/`.
+      backbone: Features with a channel axis to embedding, see `models/` and
+        `BACKBONE_CONTRACT`; a plain `tf.keras.Model` will do.
       loss: What the logits mean, and what is minimised, see `losses.py`.
+      head: Embedding to logits, see `HEAD_CONTRACT`; None: one dense layer.
       spec_augment: `augment.SpecAugment`, or None for none.
       mixup: `augment.Mixup`, or None for none.
       dropout_rate: Share of the embedding that training drops.
@@ -58,7 +74,10 @@ class Tagger(tf.keras.Model):
     )
     self.is_backbone_frozen = freeze_backbone
     # The loss needs float32, too.
-    self.head = tf.keras.layers.Dense(num_classes, dtype=tf.float32)
+    self.head = head or tf.keras.layers.Dense(num_classes, dtype=tf.float32)
+    self.head.units = num_classes
+    call = getattr(backbone, "call", backbone)
+    self._backbone_draws = "seed" in inspect.signature(call).parameters
 
   @property
   def trained_variables(self) -> list[tf.Variable]:
@@ -76,7 +95,7 @@ class Tagger(tf.keras.Model):
       engine: Of the front end, in place of its own; see `features.py`.
     """
     features = self.frontend(to_float(waveform), engine=engine)
-    return self.backbone(tf.expand_dims(features, -1), training=False)
+    return self._embedding(features, training=False)
 
   def call(self, waveform: tf.Tensor) -> tf.Tensor:
     """The logits of each clip, from all of it.
@@ -90,7 +109,7 @@ class Tagger(tf.keras.Model):
     Returns:
       float32 [batch, num_classes].
     """
-    return self.head(self.embed(waveform))
+    return self.logits(self.embed(waveform))
 
   def train_logits(
     self, waveform: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
@@ -107,13 +126,44 @@ class Tagger(tf.keras.Model):
     """
     augment_seed, path_seed, drop_seed = randomness.split(seed, 3)
     features, targets = self.augmented(waveform, targets, augment_seed)
-    embedding = self.backbone(
-      features[..., tf.newaxis],
-      training=not self.is_backbone_frozen,
-      seed=path_seed,
+    embedding = self._embedding(
+      features, training=not self.is_backbone_frozen, seed=path_seed
     )
     embedding = stochastic.dropout(embedding, self._dropout_rate, drop_seed)
-    return self.head(embedding), targets
+    return self.logits(embedding), targets
+
+  def logits(self, embedding: tf.Tensor) -> tf.Tensor:
+    """Computes the logits of embeddings.
+
+    Args:
+      embedding: float [batch, embedding_size].
+
+    Returns:
+      float32 [batch, num_classes].
+
+    Raises:
+      ValueError: If the head breaks `HEAD_CONTRACT`.
+    """
+    logits = self.head(embedding)
+    if logits.shape.rank != 2 or logits.shape[-1] != self.head.units:
+      raise ValueError(
+        f"{type(self.head).__name__} returned {_described(logits)} for "
+        f"{self.head.units} classes: {HEAD_CONTRACT}."
+      )
+    return logits
+
+  def _embedding(self, features, *, training, seed=None):
+    """Calls the backbone and checks what it returns."""
+    options = {"seed": seed} if self._backbone_draws else {}
+    embedding = self.backbone(
+      features[..., tf.newaxis], training=training, **options
+    )
+    if not tf.is_tensor(embedding) or embedding.shape.rank != 2:
+      raise ValueError(
+        f"{type(self.backbone).__name__} returned {_described(embedding)}: "
+        f"{BACKBONE_CONTRACT}."
+      )
+    return embedding
 
   def augmented(
     self, waveform: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
@@ -142,3 +192,10 @@ def to_float(waveform: tf.Tensor) -> tf.Tensor:
   if waveform.dtype == tf.int16:
     return tf.cast(waveform, tf.float32) / 32768.0
   return waveform
+
+
+def _described(value) -> str:
+  """Returns a value's type and shape in words."""
+  if not tf.is_tensor(value):
+    return f"a {type(value).__name__}"
+  return f"{value.dtype.name} {value.shape.as_list()}"

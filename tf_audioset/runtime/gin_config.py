@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Sequence
 
 import gin
@@ -38,6 +39,8 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
   """
   gin.clear_config()
   _referred_to.clear()
+  if os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())  # For `import my_models` in a file.
   for file in gin_files:
     found = _find(file)
     if not found:
