@@ -60,6 +60,61 @@ def test_adamw_follows_the_golden_trajectory(golden, implementation):
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
+def _optax_adam(gradients, epsilon):
+  """Yields m_hat / (sqrt(v_hat) + epsilon) of each step, in float64."""
+  m = v = np.zeros_like(gradients[0])
+  for step, gradient in enumerate(gradients, start=1):
+    m = 0.9 * m + 0.1 * gradient
+    v = 0.999 * v + 0.001 * gradient**2
+    m_hat, v_hat = m / (1 - 0.9**step), v / (1 - 0.999**step)
+    yield m_hat / (np.sqrt(v_hat) + epsilon)
+
+
+def _faint_gradients():
+  """[steps, 9]: from 1e-3 to 1e-11, on both sides of epsilon."""
+  rng = np.random.default_rng(0)
+  return rng.normal(size=[30, 9]) * np.logspace(-3, -11, 9)
+
+
+@pytest.mark.parametrize("implementation", ["addons", "keras"])
+@pytest.mark.parametrize("epsilon", [1e-8, 1e-7])
+def test_adamw_follows_optax_where_gradients_are_faint(implementation, epsilon):
+  """Reference: optax.adamw: epsilon beside the corrected second moment."""
+  rate, decay = 1e-3, 0.05
+  optimizer = optimizers.adamw(
+    _Table([rate] * 30), decay, epsilon=epsilon, implementation=implementation
+  )
+  gradients = _faint_gradients()
+  expected = np.random.default_rng(1).normal(0, 0.01, 9)
+  weights = tf.Variable(expected, dtype=tf.float32)
+  optimizers.create_slots(optimizer, [weights])
+  for gradient, direction in zip(gradients, _optax_adam(gradients, epsilon)):
+    optimizers.apply_summed_gradients(
+      optimizer, [tf.constant(gradient, tf.float32)], [weights]
+    )
+    expected = expected - rate * (direction + decay * expected)
+    # In units of the learning rate.
+    np.testing.assert_allclose(weights / rate, expected / rate, atol=2e-4)
+
+
+def test_lamb_follows_optax_where_gradients_are_faint():
+  """Reference: optax.lamb: the trust ratio is |weights| / |update|."""
+  rate, decay, epsilon = 1e-3, 0.05, 1e-6
+  optimizer = optimizers.lamb(_Table([rate] * 30), decay)
+  gradients = _faint_gradients()
+  expected = np.random.default_rng(1).normal(0, 0.01, 9)
+  weights = tf.Variable(expected, dtype=tf.float32)
+  optimizers.create_slots(optimizer, [weights])
+  for gradient, direction in zip(gradients, _optax_adam(gradients, epsilon)):
+    optimizers.apply_summed_gradients(
+      optimizer, [tf.constant(gradient, tf.float32)], [weights]
+    )
+    update = direction + decay * expected
+    ratio = np.linalg.norm(expected) / np.linalg.norm(update)
+    expected = expected - rate * ratio * update
+    np.testing.assert_allclose(weights, expected, rtol=1e-4, atol=1e-8)
+
+
 def test_the_learning_rate_scales_with_the_batch():
   assert optimizers.scaled_learning_rate(5e-4, 2048) == pytest.approx(4e-3)
 

@@ -29,6 +29,8 @@ _VARIANTS = {
   "xlarge": ((3, 3, 27, 3), (256, 512, 1024, 2048)),
 }
 _LAYER_SCALE = 1e-6
+# The stem reduces frames and bands by 4, three stages by 2 each.
+_REDUCTION = 32
 
 
 @gin.register
@@ -64,7 +66,8 @@ class ConvNeXt(tf.keras.Model):
     for stage, (num_blocks, channels) in enumerate(
       zip(blocks_a_stage, channels_a_stage)
     ):
-      # The stem reduces by 4, then norms; the later reductions norm first.
+      # The stem reduces by 4, then norms; the later reductions norm first. None
+      # pads: what is left at an odd size is dropped, as in the paper's code.
       size = 2 if stage else 4
       reduction = [_conv(channels, size), _layer_norm()]
       if stage:
@@ -98,8 +101,17 @@ class ConvNeXt(tf.keras.Model):
       float [batch, embedding_size], averaged over time and bands.
 
     Raises:
-      ValueError: If blocks are to be dropped without a seed.
+      ValueError: If blocks are to be dropped without a seed, or there are fewer
+        frames or bands than the reductions take together.
     """
+    if any(
+      size is not None and size < _REDUCTION for size in features.shape[1:3]
+    ):
+      raise ValueError(
+        f"ConvNeXt reduces frames and bands by {_REDUCTION} without padding: "
+        f"{features.shape[1]} frames of {features.shape[2]} bands are too few. "
+        "Take longer crops, more bands or a smaller hop."
+      )
     drop = stochastic.depth(self._drop_rates, features, seed, training=training)
     x = features
     number = 0
@@ -208,7 +220,7 @@ def _tanh_gelu(x):
 
 def _conv(channels, size):
   return convolution.Conv2D(
-    channels, size, size, padding="same", kernel_initializer=_initializer()
+    channels, size, size, padding="valid", kernel_initializer=_initializer()
   )
 
 

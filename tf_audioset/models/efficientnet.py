@@ -78,10 +78,15 @@ class EfficientNet(tf.keras.Model):
     in_channels = _round_channels(_STEM_CHANNELS * width)
     self.stem = _conv(in_channels, 3, 2)
     self.stem_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.blocks_a_stage = tuple(
+      math.ceil(num_blocks * depth) for *_, num_blocks in _STAGES
+    )
     self.blocks = []
-    for expansion, size, stride, channels, num_blocks in _STAGES:
+    for (expansion, size, stride, channels, _), num_blocks in zip(
+      _STAGES, self.blocks_a_stage
+    ):
       channels = _round_channels(channels * width)
-      for i in range(math.ceil(num_blocks * depth)):
+      for i in range(num_blocks):
         self.blocks.append(
           _Block(
             in_channels,

@@ -57,6 +57,7 @@ class ResNet(tf.keras.Model):
     self.stem = _conv(width, 7, 2, padding="valid")
     self.stem_norm = tf.keras.layers.BatchNormalization(**norm)
     self._pool = tf.keras.layers.MaxPool2D(3, 2, padding="same")
+    self.blocks_a_stage = tuple(blocks_a_stage)
     self.blocks = []
     in_channels = width
     for stage, num_blocks in enumerate(blocks_a_stage):

@@ -196,7 +196,10 @@ def adamw(
   """Adam with decoupled weight decay.
 
   Each step: p -= lr * (m_hat / (sqrt(v_hat) + epsilon) + weight_decay * p), so
-  the decay follows the schedule.
+  the decay follows the schedule. As in optax and PyTorch, epsilon stands beside
+  the corrected second moment. Keras and addons put it beside the other, which
+  differs where gradients are about as small: here most are, as the loss is a
+  mean over hundreds of classes.
 
   Args:
     schedule: Learning rate, lr, as a function of the step.
@@ -219,7 +222,7 @@ def adamw(
   gin_config.check_not_negative("adamw.weight_decay", weight_decay)
   moments = dict(beta_1=beta_1, beta_2=beta_2, epsilon=epsilon)
   if implementation == "keras":
-    optimizer = tf.keras.optimizers.AdamW(
+    optimizer = _KerasAdamW(
       schedule, weight_decay=weight_decay, jit_compile=False, **moments
     )
     if not decay_norms_and_biases:
@@ -241,12 +244,42 @@ def adamw(
         _NORMS_AND_BIASES, var.name
       )
 
+    def _prepare_local(self, var_device, var_dtype, apply_state):
+      super()._prepare_local(var_device, var_dtype, apply_state)
+      numbers = apply_state[var_device, var_dtype]
+      numbers["epsilon"] *= _root_of_correction(numbers["beta_2_power"])
+
   # addons subtracts weight_decay * p as it is; the factor lr is ours to give.
   return AdamW(
     weight_decay=_Scaled(schedule, weight_decay),
     learning_rate=schedule,
     **moments,
   )
+
+
+def _root_of_correction(beta_2_power):
+  """Returns the factor that moves epsilon beside the corrected moment.
+
+  m_hat / (sqrt(v_hat) + epsilon) is computed as sqrt(1 - beta_2^t) * m_hat /
+  (sqrt(v) + epsilon'), with v_hat = v / (1 - beta_2^t): epsilon' is epsilon
+  times the same root.
+  """
+  return tf.sqrt(1.0 - beta_2_power)
+
+
+class _KerasAdamW(tf.keras.optimizers.AdamW):
+  """Keras's, with epsilon beside the corrected second moment."""
+
+  @property
+  def epsilon(self):
+    """Returns what Keras adds to sqrt(v) in the update that is being made."""
+    step = tf.cast(self.iterations + 1, tf.float32)
+    power = tf.pow(tf.constant(self.beta_2, tf.float32), step)
+    return self._epsilon * _root_of_correction(power)
+
+  @epsilon.setter
+  def epsilon(self, value: float):
+    self._epsilon = value
 
 
 @gin.register
