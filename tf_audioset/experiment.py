@@ -18,6 +18,7 @@ from tf_audioset.data import pipeline as pipeline_lib
 from tf_audioset.models import convnext, efficientnet, resnet  # noqa: F401
 from tf_audioset.models import tagger as tagger_lib
 from tf_audioset.runtime import distribution, gin_config, messages
+from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import export
 from tf_audioset.training import augment, losses, optimizers, trainer  # noqa: F401
 from tf_audioset.training import run as run_lib
@@ -72,7 +73,7 @@ class Experiment:
       unbiased estimate).
 
   Raises:
-    ValueError: If a value is not among those allowed.
+    UserError: If a value is not among those allowed.
   """
 
   model: Callable[..., tagger_lib.Tagger] = gin.REQUIRED
@@ -119,7 +120,7 @@ class Experiment:
       "train.base_learning_rate", self.base_learning_rate
     )
     if self.clip_norm is not None and not self.clip_norm > 0:
-      raise ValueError(
+      raise UserError(
         f"train.clip_norm is {self.clip_norm}; it must be above 0, or None: "
         "never."
       )
@@ -145,7 +146,7 @@ class Experiment:
         `data_service`; none: this process does.
 
     Raises:
-      ValueError: If the data, the configuration and the checkpoints do not fit,
+      UserError: If the data, the configuration and the checkpoints do not fit,
         the loss is not finite, or checkpoints cannot be written.
       cli.Stopped: On SIGTERM, after saving.
     """
@@ -164,7 +165,7 @@ class Experiment:
     """Finds the clips to train on and those to validate with.
 
     Raises:
-      ValueError: If they are missing, have no class list, or the strategy's
+      UserError: If they are missing, have no class list, or the strategy's
         hosts cannot read them.
     """
     training = prepared.find_split(data_dir, self.training_split)
@@ -175,7 +176,7 @@ class Experiment:
     if distribution.is_remote(strategy) and (
       training.needs_python or validation.needs_python
     ):
-      raise ValueError(
+      raise UserError(
         f"{data_dir}: FLAC is decoded in Python, which the hosts of this TPU, "
         "other machines, do not have: prepare the data with --codec=pcm16."
       )
@@ -183,7 +184,7 @@ class Experiment:
     if first_percent:
       training = training.part(first_percent, 100)
     if training.classes is None:
-      raise ValueError(
+      raise UserError(
         f"{data_dir}: no class list; put class_labels_indices.csv beside the "
         "records."
       )
@@ -204,11 +205,11 @@ class Experiment:
       steps_per_epoch: For the schedule.
 
     Raises:
-      ValueError: If a value is not among those allowed.
+      UserError: If a value is not among those allowed.
     """
     replicas = strategy.num_replicas_in_sync
     if self.global_batch_size % (replicas * self.accumulate_steps):
-      raise ValueError(
+      raise UserError(
         f"train.global_batch_size, {self.global_batch_size}, does not divide "
         f"by the {replicas} replicas times train.accumulate_steps, "
         f"{self.accumulate_steps}."
@@ -245,7 +246,7 @@ class Experiment:
       precision: In place of the experiment's.
 
     Raises:
-      ValueError: If the checkpoint cannot be read or is another model's.
+      UserError: If the checkpoint cannot be read or is another model's.
     """
     with _policy(precision or self.precision):
       tagger = self._new_tagger(num_classes)
@@ -255,7 +256,7 @@ class Experiment:
           checkpoint
         ).expect_partial().assert_existing_objects_matched()
       except (AssertionError, ValueError, tf.errors.OpError) as e:
-        raise ValueError(f"{checkpoint} is no checkpoint of this model.") from e
+        raise UserError(f"{checkpoint} is no checkpoint of this model.") from e
     return tagger
 
   def export(
@@ -278,7 +279,7 @@ class Experiment:
       **options: For `export.export`.
 
     Raises:
-      ValueError: If the checkpoint cannot be read or is another model's.
+      UserError: If the checkpoint cannot be read or is another model's.
     """
     export.export(
       self.restored_tagger(checkpoint, len(classes)),
@@ -297,7 +298,7 @@ class Experiment:
     tagger = self.model(num_classes=num_classes)
     rate_hz = getattr(tagger.frontend, "sample_rate_hz", records.SAMPLE_RATE_HZ)
     if rate_hz != records.SAMPLE_RATE_HZ:
-      raise ValueError(
+      raise UserError(
         f"LogMel.sample_rate_hz is {rate_hz}; records have "
         f"{records.SAMPLE_RATE_HZ}."
       )

@@ -26,6 +26,7 @@ from absl import flags
 
 # No module that imports TensorFlow, here: wrong flags are answered at once.
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string(
@@ -88,7 +89,7 @@ def _profile_steps(given: list[str] | None) -> tuple[int, int] | None:
   try:
     first, last = map(int, given)
   except ValueError:
-    raise ValueError(
+    raise UserError(
       f"--profile_steps={','.join(given)}: expected two steps, such as 100,110."
     ) from None
   return first, last

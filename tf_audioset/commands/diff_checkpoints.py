@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 
 def main(paths: Sequence[str]) -> int:
   if len(paths) != 2:
-    raise ValueError(f"two checkpoints are compared, not {len(paths)}.")
+    raise UserError(f"two checkpoints are compared, not {len(paths)}.")
   import numpy as np
 
   first, second = map(_read, paths)
@@ -62,7 +63,7 @@ def _read(path):
     }
   # IndexError: a file that was cut off.
   except (tf.errors.OpError, ValueError, IndexError) as e:
-    raise ValueError(f"{path}: no checkpoint that can be read there.") from e
+    raise UserError(f"{path}: no checkpoint that can be read there.") from e
 
 
 def run() -> None:

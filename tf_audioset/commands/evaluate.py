@@ -26,6 +26,7 @@ import os
 from absl import flags
 
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("saved_model", None, "What training exported.")
@@ -99,12 +100,12 @@ _NUM_CONFUSED = 5
 
 def main() -> None:
   if bool(FLAGS.saved_model) == bool(FLAGS.scores):
-    raise ValueError("one of --saved_model and --scores is required.")
+    raise UserError("one of --saved_model and --scores is required.")
   for name in ("tpu", "holdout_percent"):
     if FLAGS[name].value and not FLAGS.saved_model:
-      raise ValueError(f"--{name} is given, which needs --saved_model.")
+      raise UserError(f"--{name} is given, which needs --saved_model.")
   if FLAGS.holdout_percent and FLAGS.split != FLAGS.train_split:
-    raise ValueError(
+    raise UserError(
       f"--holdout_percent: --split={FLAGS.split} is not the split that was "
       f"trained on, --train_split={FLAGS.train_split}."
     )
@@ -124,7 +125,7 @@ def main() -> None:
   if FLAGS.holdout_percent:
     split = split.part(0, FLAGS.holdout_percent)
   if not split.num_clips:
-    raise ValueError(f"{FLAGS.data_dir}: the split {FLAGS.split!r} is empty.")
+    raise UserError(f"{FLAGS.data_dir}: the split {FLAGS.split!r} is empty.")
   # A mistake is told before the long work; one in the path, by its reader.
   if tf.io.gfile.exists(path):
     _make_folders(folder)
@@ -159,7 +160,7 @@ def main() -> None:
   if FLAGS.holdout_percent:
     summary["holdout_percent"] = FLAGS.holdout_percent
   if not summary["num_classes_scored"]:
-    raise ValueError(
+    raise UserError(
       f"none of the {len(classes)} classes has a clip with it and one without."
     )
   table = {
@@ -212,7 +213,7 @@ def _make_folders(output_dir) -> None:
   for flag in ("report", "scores_out"):
     file = FLAGS[flag].value
     if file and tf.io.gfile.isdir(file):
-      raise ValueError(f"--{flag}={file}: a folder; give a file in it.")
+      raise UserError(f"--{flag}={file}: a folder; give a file in it.")
     if file:
       storage.check_bucket(file)
       tf.io.gfile.makedirs(os.path.dirname(file) or ".")
@@ -220,7 +221,7 @@ def _make_folders(output_dir) -> None:
 
 def _check_classes(path, mids, other_path, other_mids) -> None:
   if mids != other_mids:
-    raise ValueError(
+    raise UserError(
       f"the classes of {path} ({len(mids)}) are not those of {other_path} "
       f"({len(other_mids)}), or their order differs."
     )
@@ -245,7 +246,7 @@ def _run_model(path, split):
   if split.classes is not None:
     _check_classes(path, classes.mids, FLAGS.data_dir, split.classes.mids)
   if tagger.sample_rate_hz != records.SAMPLE_RATE_HZ:
-    raise ValueError(
+    raise UserError(
       f"{path} is for {tagger.sample_rate_hz} Hz, but the clips in "
       f"{FLAGS.data_dir} have {records.SAMPLE_RATE_HZ} Hz."
     )
@@ -282,7 +283,7 @@ def _run_model(path, split):
       "samples on the host"
     )
   if len(ids) != split.num_clips:
-    raise ValueError(
+    raise UserError(
       f"{FLAGS.data_dir}: {len(ids)} clips in the shards of {FLAGS.split}, but "
       f"{split.num_clips} in its description: prepare it again."
     )
@@ -304,7 +305,7 @@ def _read_scores(path, split):
 
   scores = scoring.Scores.read(path)
   if split.classes is None:
-    raise ValueError(f"{FLAGS.data_dir} does not tell its classes.")
+    raise UserError(f"{FLAGS.data_dir} does not tell its classes.")
   _check_classes(path, tuple(scores.mids), FLAGS.data_dir, split.classes.mids)
   return split.classes, scores, None, scoring.sha256_of(path)
 

@@ -19,6 +19,7 @@ import os
 from absl import flags
 
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "The --workdir of the training.")
@@ -65,7 +66,7 @@ def main() -> None:
   taken = export.versions(folder)
   version = FLAGS.version or max(taken, default=0) + 1
   if version in taken:
-    raise ValueError(
+    raise UserError(
       f"{folder} has a version {version}: give another --version, or none."
     )
   directory = os.path.join(folder, str(version))
@@ -131,7 +132,7 @@ def _find_checkpoint() -> str:
     path = os.path.join(FLAGS.workdir, folders[path])
   path = tf.train.latest_checkpoint(path) or path
   if not tf.io.gfile.exists(f"{path}.index"):
-    raise ValueError(f"--checkpoint={FLAGS.checkpoint}: no checkpoint {path}.")
+    raise UserError(f"--checkpoint={FLAGS.checkpoint}: no checkpoint {path}.")
   return path
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from absl import flags
 
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("checkpoint", None, "What audax saved.")
@@ -56,7 +57,7 @@ def main() -> None:
   else:
     classes = labels.ClassList.audioset()
   if num_classes != len(classes):
-    raise ValueError(
+    raise UserError(
       f"{FLAGS.checkpoint} has {num_classes} classes, but "
       f"{FLAGS.class_labels_csv or 'AudioSet'} has {len(classes)}; name the "
       "classes with --class_labels_csv."
@@ -70,7 +71,7 @@ def main() -> None:
   try:
     audax.assign(arrays, model, FLAGS.model)
   except ValueError as e:
-    raise ValueError(f"{FLAGS.checkpoint}: {e}") from e
+    raise UserError(f"{FLAGS.checkpoint}: {e}") from e
   export.export(
     model,
     FLAGS.saved_model,

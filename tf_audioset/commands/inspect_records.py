@@ -19,6 +19,7 @@ import os
 from absl import flags
 
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("split", None, "Only this one. Default: all.")
@@ -34,7 +35,7 @@ _MIN_PLOT_SAMPLES = 400  # A window of the log-mel.
 
 def main(arguments: list[str]) -> int:
   if len(arguments) > 1:
-    raise ValueError(f"one folder at a time, not {len(arguments)}.")
+    raise UserError(f"one folder at a time, not {len(arguments)}.")
   if FLAGS.plot is not None:
     cli.check_matplotlib("--plot")
   # Imported late: a mistake in the flags is answered at once.
@@ -62,11 +63,11 @@ def _split_names(data_dir: str) -> list[str]:
   info = prepared.read_dataset_info(data_dir)
   if info is not None:
     if not info.splits:
-      raise ValueError(f"{data_dir}: {prepared.INFO_FILE} names no split.")
+      raise UserError(f"{data_dir}: {prepared.INFO_FILE} names no split.")
     return sorted(info.splits)
   files = tf.io.gfile.glob(os.path.join(data_dir, "*", "*.tfrec*"))
   if not files:
-    raise ValueError(f"{data_dir}: no prepared data.")
+    raise UserError(f"{data_dir}: no prepared data.")
   return sorted({os.path.basename(os.path.dirname(file)) for file in files})
 
 
@@ -171,18 +172,18 @@ def _find(splits, wanted: str):
       break
   else:
     if not wanted.isdigit():
-      raise ValueError(f"{wanted}: no clip of this id in {', '.join(splits)}.")
+      raise UserError(f"{wanted}: no clip of this id in {', '.join(splits)}.")
     name, split = next(iter(splits.items()))
     number = int(wanted)
     if number >= split.num_clips:
-      raise ValueError(f"{wanted}: {name} has {split.num_clips} clips, from 0.")
+      raise UserError(f"{wanted}: {name} has {split.num_clips} clips, from 0.")
   clip_id, waveform, targets, error = next(
     pipeline_lib.whole_clips(
       split, num_classes=_num_classes(split), first=number
     ).as_numpy_iterator()
   )
   if error:
-    raise ValueError(error.decode())
+    raise UserError(error.decode())
   names = [_label(split, i)[0] for i in np.flatnonzero(targets)]
   return clip_id.decode() or f"{name}{number}", waveform, names
 

@@ -30,6 +30,7 @@ from absl import flags
 # No module that imports TensorFlow, here: wrong flags are answered at once.
 from tf_audioset.data import audio
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", None, "Where the shards go.")
@@ -97,17 +98,17 @@ _FORMS = {
 def main() -> int:
   given = [name for name in _FORMS if FLAGS[name].value]
   if len(given) != 1:
-    raise ValueError(
+    raise UserError(
       "give exactly one of --segments_csv, --manifest_csv and --class_dirs."
     )
   form = given[0]
   for flag in _FORMS[form]:
     if not FLAGS[flag].value:
-      raise ValueError(f"--{form} needs --{flag}.")
+      raise UserError(f"--{form} needs --{flag}.")
   if not FLAGS.split.replace("_", "").isalnum():
-    raise ValueError(f"--split={FLAGS.split}: letters, digits and _ only.")
+    raise UserError(f"--split={FLAGS.split}: letters, digits and _ only.")
   if FLAGS.beam_options and not FLAGS.runner:
-    raise ValueError("--beam_options needs --runner.")
+    raise UserError("--beam_options needs --runner.")
 
   import tensorflow as tf
 
@@ -115,7 +116,7 @@ def main() -> int:
 
   wrong = set(FLAGS.drop) - set(audit.DROPPABLE)
   if wrong:
-    raise ValueError(
+    raise UserError(
       f"--drop={','.join(FLAGS.drop)}: {min(wrong)!r} is none of "
       f"{','.join(audit.DROPPABLE)}."
     )
@@ -126,7 +127,7 @@ def main() -> int:
   paths = [FLAGS[flag].value for flag in _FORMS[form]]
   for flag, path in zip(_FORMS[form], paths):
     if not tf.io.gfile.exists(path):
-      raise ValueError(f"--{flag}={path}: no such file or folder.")
+      raise UserError(f"--{flag}={path}: no such file or folder.")
   if form == "segments_csv":
     classes, clips = clip_lists.from_segments(*paths)
   elif form == "manifest_csv":

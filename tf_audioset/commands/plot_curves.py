@@ -14,6 +14,7 @@ import os
 from absl import flags
 
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", None, "The picture to write: .png, .pdf, .svg.")
@@ -66,7 +67,7 @@ def _curve(workdir: str, writer: str, tag: str):
     except tf.errors.DataLossError:
       pass  # Cut off by a full disk; what follows is in the next file.
   if not points:
-    raise ValueError(f"{workdir}: no run, or one without a first {tag} yet.")
+    raise UserError(f"{workdir}: no run, or one without a first {tag} yet.")
   return zip(*sorted(points.items()))
 
 

@@ -30,6 +30,7 @@ import time
 from absl import flags
 
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("saved_model", None, "What training exported.")
@@ -134,15 +135,15 @@ def main(arguments: list[str]) -> int:
 
 def _check_flags() -> None:
   if FLAGS.json and FLAGS.csv:
-    raise ValueError("--json and --csv are given: choose one.")
+    raise UserError("--json and --csv are given: choose one.")
   if FLAGS.timeline and FLAGS.embeddings:
-    raise ValueError("--embeddings are of whole files: not with --timeline.")
+    raise UserError("--embeddings are of whole files: not with --timeline.")
   for name in ("window_seconds", "hop_seconds", "png_dir", "audacity_dir"):
     if FLAGS[name].value is not None and not FLAGS.timeline:
-      raise ValueError(f"--{name} is given, which needs --timeline.")
+      raise UserError(f"--{name} is given, which needs --timeline.")
   for name in ("threshold", "thresholds_csv"):
     if FLAGS[name].value is not None and not FLAGS.audacity_dir:
-      raise ValueError(f"--{name} is given, which needs --audacity_dir.")
+      raise UserError(f"--{name} is given, which needs --audacity_dir.")
   for folder in (FLAGS.png_dir, FLAGS.audacity_dir):
     if folder:
       os.makedirs(folder, exist_ok=True)
@@ -152,7 +153,7 @@ def _check_flags() -> None:
     if os.path.exists(FLAGS.embeddings) and not os.path.isfile(
       FLAGS.embeddings
     ):
-      raise ValueError(f"--embeddings={FLAGS.embeddings}: that is no file.")
+      raise UserError(f"--embeddings={FLAGS.embeddings}: that is no file.")
     with tempfile.TemporaryFile(dir=folder):
       pass  # Written last: a folder that takes no file is told now.
 
@@ -163,7 +164,7 @@ def _check_names(files: list[str]) -> None:
   for file in files:
     name = os.path.basename(file)
     if seen.setdefault(name, file) != file:
-      raise ValueError(
+      raise UserError(
         f"{seen[name]} and {file} have one name, and so would what is written "
         "for them: give them in two calls and write to two folders."
       )
@@ -179,14 +180,14 @@ def _thresholds(tagger):
       with open(FLAGS.thresholds_csv, newline="", encoding="utf-8-sig") as file:
         rows = {row.get("mid"): row for row in csv.DictReader(file)}
     except (csv.Error, UnicodeDecodeError) as e:
-      raise ValueError(f"{FLAGS.thresholds_csv}: cannot be read: {e}") from e
+      raise UserError(f"{FLAGS.thresholds_csv}: cannot be read: {e}") from e
     missing = [
       mid
       for mid in tagger.classes.mids
       if rows.get(mid, {}).get("threshold") is None
     ]
     if missing:
-      raise ValueError(
+      raise UserError(
         f"{FLAGS.thresholds_csv}: no threshold of class {missing[0]}; wanted "
         "is per_class.csv, of tools/evaluate.py, of a model with these classes."
       )
@@ -196,7 +197,7 @@ def _thresholds(tagger):
         float(rows[mid]["threshold"] or "nan") for mid in tagger.classes.mids
       ]
     except ValueError as e:
-      raise ValueError(f"{FLAGS.thresholds_csv}: threshold: {e}") from e
+      raise UserError(f"{FLAGS.thresholds_csv}: threshold: {e}") from e
   elif FLAGS.threshold is None:
     own = tagger.thresholds
   thresholds = np.full(

@@ -18,6 +18,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from tf_audioset.runtime.errors import UserError
+
 # What libsndfile reads, and what PyAV (FFmpeg) does.
 _AV_EXTENSIONS = (".m4a", ".mp4", ".webm")
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", *_AV_EXTENSIONS)
@@ -40,7 +42,7 @@ _AV_SLACK_SECONDS = 0.5
 _ENDLESS = 1 << 60
 
 
-class AudioError(ValueError):
+class AudioError(UserError):
   """A file that holds no usable audio; the message names it and says why."""
 
 
@@ -268,7 +270,7 @@ def encode(samples: np.ndarray, sample_rate_hz: int, codec: str) -> bytes:
   """int16 [num_samples] to a FLAC file, or to little-endian bytes.
 
   Raises:
-    ValueError: If the codec is unknown or the samples are not int16.
+    UserError: If the codec is unknown or the samples are not int16.
   """
   if samples.dtype != np.int16 or samples.ndim != 1:
     raise ValueError(
@@ -444,7 +446,7 @@ def find_files(arguments: Sequence[str]) -> list[str]:
     is taken for the name of a file.
 
   Raises:
-    ValueError: If a folder or a pattern has no audio file.
+    UserError: If a folder or a pattern has no audio file.
   """
   files = []
   for argument in arguments:
@@ -456,7 +458,7 @@ def find_files(arguments: Sequence[str]) -> list[str]:
       for path in sorted(glob.glob(argument, recursive=True)):
         found += _audio_in(path) if os.path.isdir(path) else [path]
     if not found:
-      raise ValueError(
+      raise UserError(
         f"{argument}: no audio file there (looked for {', '.join(EXTENSIONS)})."
       )
     files += found

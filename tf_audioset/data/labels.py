@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tf_audioset.runtime.errors import UserError
+
 # sha256 of AudioSet's 527 mids in the order of its class_labels_indices.csv,
 # joined by newlines. Five public projects share that file to the byte.
 _AUDIOSET_SHA256 = (
@@ -41,15 +43,15 @@ class ClassList:
 
   def __post_init__(self):
     if not self.mids:
-      raise ValueError("the class list is empty.")
+      raise UserError("the class list is empty.")
     repeated = {mid for mid in self.mids if self.mids.count(mid) > 1}
     if repeated:
-      raise ValueError(f"class {min(repeated)!r} is in the list twice.")
+      raise UserError(f"class {min(repeated)!r} is in the list twice.")
     if (
       _sha256(sorted(self.mids)) == _AUDIOSET_SORTED_SHA256
       and not self.is_audioset
     ):
-      raise ValueError(
+      raise UserError(
         "the class list holds AudioSet's 527 classes in another order than its "
         "class_labels_indices.csv; use that file."
       )
@@ -71,21 +73,19 @@ class ClassList:
     """Reads AudioSet's form: index,mid,display_name.
 
     Raises:
-      ValueError: If the file is missing or not of that form.
+      UserError: If the file is missing or not of that form.
     """
     try:
       with tf.io.gfile.GFile(path, "rb") as file:
         text = file.read().decode("utf-8-sig")  # Excel's has a mark in front.
       rows = list(csv.reader(io.StringIO(text, newline="")))
     except (tf.errors.OpError, UnicodeDecodeError, csv.Error) as e:
-      raise ValueError(f"{path}: cannot read the class list: {e}") from e
+      raise UserError(f"{path}: cannot read the class list: {e}") from e
     if not rows or rows[0] != ["index", "mid", "display_name"]:
-      raise ValueError(
-        f"{path}: the first line must be index,mid,display_name."
-      )
+      raise UserError(f"{path}: the first line must be index,mid,display_name.")
     for i, row in enumerate(rows[1:]):
       if len(row) != 3 or row[0] != str(i):
-        raise ValueError(
+        raise UserError(
           f"{path}, line {i + 2}: expected {i},mid,name, found {','.join(row)}."
         )
     return cls(
@@ -134,7 +134,7 @@ def branches(path: str, classes: ClassList) -> dict[str, list[int]]:
     that is under two branches is in both.
 
   Raises:
-    ValueError: If the file is not of that form or a class is not in it.
+    UserError: If the file is not of that form or a class is not in it.
 
   Reference: Gemmeke et al., Audio Set: An ontology and human-labeled dataset
   for audio events, 2017.
@@ -147,14 +147,14 @@ def branches(path: str, classes: ClassList) -> dict[str, list[int]]:
     below = set().union(*children.values())
     names = {mid: node["name"] for mid, node in nodes.items()}
   except tf.errors.OpError as e:
-    raise ValueError(f"{path}: cannot be read: {e.message}") from e
+    raise UserError(f"{path}: cannot be read: {e.message}") from e
   except (ValueError, KeyError, TypeError) as e:
-    raise ValueError(
+    raise UserError(
       f"{path}: not an ontology, a list of id, name and child_ids: {e!r}."
     ) from e
   unknown = [mid for mid in classes.mids if mid not in nodes]
   if unknown:
-    raise ValueError(
+    raise UserError(
       f"{path}: {len(unknown)} of {len(classes)} classes are not in this "
       f"ontology, such as {unknown[0]!r}."
     )

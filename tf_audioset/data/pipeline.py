@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tf_audioset.data import prepared, records
 from tf_audioset.runtime import randomness
+from tf_audioset.runtime.errors import UserError
 
 PADDINGS = ("repeat", "zero")
 
@@ -45,10 +46,10 @@ def pad(waveform: tf.Tensor, min_samples: int, padding: str) -> tf.Tensor:
     [..., max(num_samples, min_samples)].
 
   Raises:
-    ValueError: If `padding` is unknown.
+    UserError: If `padding` is unknown.
   """
   if padding not in PADDINGS:
-    raise ValueError(f"padding {padding!r}: allowed are {PADDINGS}.")
+    raise UserError(f"padding {padding!r}: allowed are {PADDINGS}.")
   num_samples = tf.shape(waveform)[-1]
   rank = waveform.shape.rank
   if padding == "repeat":
@@ -87,24 +88,24 @@ class Pipeline:
         an epoch. With 0 the first is an error, as always in evaluation.
 
     Raises:
-      ValueError: If a value is not among those allowed.
+      UserError: If a value is not among those allowed.
     """
     if crop_seconds < 0.1:
-      raise ValueError(
+      raise UserError(
         f"Pipeline.crop_seconds is {crop_seconds}; at least 0.1 s is needed."
       )
     if padding not in PADDINGS:
-      raise ValueError(
+      raise UserError(
         f"Pipeline.padding is {padding!r}; allowed are {PADDINGS}."
       )
     if shuffle_clips < 1:
-      raise ValueError(
+      raise UserError(
         f"Pipeline.shuffle_clips is {shuffle_clips}; it must be 1 (file order) "
         "or more."
       )
     self.crop_samples = round(crop_seconds * records.SAMPLE_RATE_HZ)
     if max_bad_records < 0:
-      raise ValueError(
+      raise UserError(
         f"Pipeline.max_bad_records is {max_bad_records}; it must be at least 0."
       )
     self.padding = padding
@@ -143,10 +144,10 @@ class Pipeline:
       that were replaced, int32 scalar.
 
     Raises:
-      ValueError: If the workers cannot read this split.
+      UserError: If the workers cannot read this split.
     """
     if workers and (split.index is None or self._decoder == "tfio"):
-      raise ValueError(
+      raise UserError(
         "--data_service is for shards with an index, which compressed ones do "
         "not have, and for decoders other than tfio."
       )

@@ -24,6 +24,7 @@ from tf_audioset.data import audio as audio_lib
 from tf_audioset.data import labels as labels_lib
 from tf_audioset.data import records
 from tf_audioset.runtime import messages, storage
+from tf_audioset.runtime.errors import UserError
 
 INFO_FILE = "dataset_info.json"
 # Parts of a split are chosen by per cent of the ids' hash.
@@ -137,7 +138,7 @@ class ClipTable:
     """Reads SPLIT.clips.npz.
 
     Raises:
-      ValueError: If it is missing or broken.
+      UserError: If it is missing or broken.
     """
     return _read_arrays(path, cls)
 
@@ -231,10 +232,10 @@ class Split:
     clips are added.
 
     Raises:
-      ValueError: If the clips have no ids, or none is in the part.
+      UserError: If the clips have no ids, or none is in the part.
     """
     if self.index is None or self.index.bucket is None:
-      raise ValueError(
+      raise UserError(
         "this data cannot be divided by ids, which it does not have: prepare "
         "it again with tools/make_tfrecords.py."
       )
@@ -242,7 +243,7 @@ class Split:
     rows = np.flatnonzero((first <= buckets) & (buckets < end))
     index = self.index.take(rows)
     if not len(index):
-      raise ValueError(
+      raise UserError(
         f"no clip is in per cent {first} to {end} of the ids' hash: "
         f"{self.num_clips} clips are too few to be divided so."
       )
@@ -257,7 +258,7 @@ class Split:
     """Reads what is known of the clips, in their order; None if nothing is.
 
     Raises:
-      ValueError: If the table is missing, broken or not of these records.
+      UserError: If the table is missing, broken or not of these records.
     """
     if not self.clips_file:
       return None
@@ -267,7 +268,7 @@ class Split:
     if len(table) != self.num_clips or np.any(
       bucket(tf.constant(table.id)) != self.index.bucket
     ):
-      raise ValueError(
+      raise UserError(
         f"{self.clips_file}: of other clips than the records: of another "
         "preparation."
       )
@@ -282,10 +283,10 @@ class Split:
       are for `read_record`.
 
     Raises:
-      ValueError: If there is no index.
+      UserError: If there is no index.
     """
     if self.index is None:
-      raise ValueError(f"{self.files[0]}: compressed shards have no index.")
+      raise UserError(f"{self.files[0]}: compressed shards have no index.")
     table = self.clips()
     ids = tf.fill([self.num_clips], "") if table is None else table.id
     # Outside of the function, which else would hold a copy of them.
@@ -387,7 +388,7 @@ def read_dataset_info(data_dir: str) -> DatasetInfo | None:
   """Reads dataset_info.json; None where there is none.
 
   Raises:
-    ValueError: If it is not of this format.
+    UserError: If it is not of this format.
   """
   path = os.path.join(data_dir, INFO_FILE)
   if not tf.io.gfile.exists(path):
@@ -396,14 +397,14 @@ def read_dataset_info(data_dir: str) -> DatasetInfo | None:
     with tf.io.gfile.GFile(path) as file:
       content = json.load(file)
     if content.pop("format_version") != _FORMAT_VERSION:
-      raise ValueError("another format version")
+      raise UserError("another format version")
     content["classes"] = labels_lib.ClassList.from_json(content["classes"])
     content["splits"] = {
       name: SplitInfo(**split) for name, split in content["splits"].items()
     }
     return DatasetInfo(**content)
   except (ValueError, KeyError, TypeError, AttributeError) as e:
-    raise ValueError(
+    raise UserError(
       f"{path}: not a description that this version can read ({e!r}); prepare "
       "the data again with tools/make_tfrecords.py."
     ) from e
@@ -421,22 +422,22 @@ def find_split(data_dir: str, split: str) -> Split:
     The split.
 
   Raises:
-    ValueError: If the folder, the split or a shard is not there.
+    UserError: If the folder, the split or a shard is not there.
   """
   info = read_dataset_info(data_dir)
   if info is None:
     return _find_audax_split(data_dir, split)
   if split not in info.splits:
-    raise ValueError(
+    raise UserError(
       f"{data_dir}: there is no split {split!r}; there are "
       f"{sorted(info.splits)}."
     )
   if info.codec not in audio_lib.CODECS:
-    raise ValueError(
+    raise UserError(
       f"{data_dir}: codec {info.codec!r}; readable are {audio_lib.CODECS}."
     )
   if info.sample_rate_hz != records.SAMPLE_RATE_HZ:
-    raise ValueError(
+    raise UserError(
       f"{data_dir}: records at {info.sample_rate_hz} Hz; "
       f"{records.SAMPLE_RATE_HZ} Hz are needed."
     )
@@ -446,17 +447,17 @@ def find_split(data_dir: str, split: str) -> Split:
     sizes = list(pool.map(_num_bytes, files))
   for file, shard, num_bytes in zip(files, shards, sizes):
     if num_bytes is None:
-      raise ValueError(
+      raise UserError(
         f"{file}: this shard is listed in {INFO_FILE}, but missing."
       )
     if num_bytes != shard["num_bytes"]:
-      raise ValueError(
+      raise UserError(
         f"{file}: {num_bytes} bytes, where {INFO_FILE} says "
         f"{shard['num_bytes']}: a broken copy, or of another preparation."
       )
   index = _read_arrays(os.path.join(data_dir, info.splits[split].index), Index)
   if len(index) != info.splits[split].num_clips:
-    raise ValueError(
+    raise UserError(
       f"{data_dir}: {info.splits[split].index} has {len(index)} clips, where "
       f"{INFO_FILE} says {info.splits[split].num_clips}: of another "
       "preparation."
@@ -497,7 +498,7 @@ def _read_arrays(path: str, kind: type[Index | ClipTable]):
     EOFError,
     zipfile.BadZipFile,
   ) as e:
-    raise ValueError(
+    raise UserError(
       f"{path}: which belongs to the records, is missing or broken; prepare "
       "the data again with tools/make_tfrecords.py."
     ) from e
@@ -522,7 +523,7 @@ def _index_by_reading(files: Sequence[str], compression: str) -> Index:
         builder.add(int(length))
         number += 1
     except tf.errors.DataLossError as e:
-      raise ValueError(
+      raise UserError(
         f"{file}: broken, {number} records can be read: "
         f"{messages.first_line(e.message)}"
       ) from e
@@ -532,7 +533,7 @@ def _index_by_reading(files: Sequence[str], compression: str) -> Index:
 def _find_audax_split(data_dir, split):
   files = sorted(tf.io.gfile.glob(os.path.join(data_dir, split, "*.tfrec*")))
   if not files:
-    raise ValueError(
+    raise UserError(
       f"{data_dir}: no prepared data: neither {INFO_FILE}, which "
       f"tools/make_tfrecords.py writes, nor audax's {split}/*.tfrec."
     )

@@ -27,6 +27,7 @@ if __name__ == "__main__":
 import tensorflow as tf
 
 from tf_audioset.data import records  # noqa: F401
+from tf_audioset.runtime.errors import UserError
 
 
 def start(number: int) -> list[str]:
@@ -39,7 +40,7 @@ def start(number: int) -> list[str]:
     Their addresses, for `data.Pipeline.training`.
 
   Raises:
-    ValueError: If one does not start.
+    UserError: If one does not start.
   """
   processes = [
     subprocess.Popen(
@@ -54,7 +55,7 @@ def start(number: int) -> list[str]:
   ]
   addresses = [process.stdout.readline().strip() for process in processes]
   if not all(addresses):
-    raise ValueError("a process of --data_service has not started, see above.")
+    raise UserError("a process of --data_service has not started, see above.")
   for process in processes:
     threading.Thread(target=_watch, args=[process], daemon=True).start()
   return addresses

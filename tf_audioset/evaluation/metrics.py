@@ -14,6 +14,8 @@ import numpy.typing as npt
 import scipy.sparse
 import scipy.special
 
+from tf_audioset.runtime.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
@@ -94,7 +96,7 @@ def evaluate(scores: np.ndarray, targets: np.ndarray) -> Metrics:
     The metrics.
 
   Raises:
-    ValueError: If the shapes differ, there is no clip, or a score is not
+    UserError: If the shapes differ, there is no clip, or a score is not
       finite.
   """
   scores, positive = _checked(scores, targets)
@@ -140,13 +142,13 @@ def bootstrap(
     class without a positive or a negative clip is nan.
 
   Raises:
-    ValueError: As for `evaluate`; if num_resamples is below 1.
+    UserError: As for `evaluate`; if num_resamples is below 1.
 
   Reference: Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
   """
   scores, positive = _checked(scores, targets)
   if num_resamples < 1:
-    raise ValueError(f"num_resamples is {num_resamples}; at least 1 is needed.")
+    raise UserError(f"num_resamples is {num_resamples}; at least 1 is needed.")
   num_clips, num_classes = scores.shape
   rng = np.random.default_rng(seed)
   # float32 counts exactly up to 2^24 clips.
@@ -202,10 +204,10 @@ def interval(
     float64 [...], lower and upper end; nan where nothing is finite.
 
   Raises:
-    ValueError: If the level is not between 0 and 1.
+    UserError: If the level is not between 0 and 1.
   """
   if not 0 < level < 1:
-    raise ValueError(f"level is {level}; allowed is between 0 and 1.")
+    raise UserError(f"level is {level}; allowed is between 0 and 1.")
   resampled = np.where(np.isfinite(resampled), resampled, np.nan)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", RuntimeWarning)  # All nan is nan.
@@ -232,7 +234,7 @@ def best_thresholds(
     without a positive clip.
 
   Raises:
-    ValueError: As for `evaluate`.
+    UserError: As for `evaluate`.
   """
   points = recall_points(scores, targets)
   thresholds, f1 = np.full([2, len(points)], np.nan)
@@ -260,7 +262,7 @@ def recall_points(
     score or a higher one. All [num_points], empty without a positive clip.
 
   Raises:
-    ValueError: As for `evaluate`.
+    UserError: As for `evaluate`.
   """
   scores, positive = _checked(scores, targets)
   points = []
@@ -283,11 +285,11 @@ def confusion(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     score is the column's. Where scores tie, the first class has it.
 
   Raises:
-    ValueError: As for `evaluate`; if a clip has none or several labels.
+    UserError: As for `evaluate`; if a clip has none or several labels.
   """
   scores, positive = _checked(scores, targets)
   if (positive.sum(axis=1) != 1).any():
-    raise ValueError("a confusion matrix needs one label a clip.")
+    raise UserError("a confusion matrix needs one label a clip.")
   matrix = np.zeros([scores.shape[1]] * 2, np.int64)
   np.add.at(matrix, (positive.argmax(axis=1), scores.argmax(axis=1)), 1)
   return matrix
@@ -303,7 +305,7 @@ def top_k(scores: np.ndarray, targets: np.ndarray, k: int) -> float:
       `confusion`.
 
   Raises:
-    ValueError: As for `evaluate`.
+    UserError: As for `evaluate`.
   """
   scores, positive = _checked(scores, targets)
   of_labels = np.where(positive, scores, -np.inf)
@@ -329,7 +331,7 @@ def calibration_error(
     probability of a clip's bin and the share of positive clips in it.
 
   Raises:
-    ValueError: As for `evaluate`; if a probability is not between 0 and 1.
+    UserError: As for `evaluate`; if a probability is not between 0 and 1.
 
   Reference: Guo et al., On Calibration of Modern Neural Networks, 2017; one
   class at a time.
@@ -353,11 +355,11 @@ def calibration_bins(
     probabilities, the number of positive clips.
 
   Raises:
-    ValueError: As for `evaluate`; if a probability is not between 0 and 1.
+    UserError: As for `evaluate`; if a probability is not between 0 and 1.
   """
   probabilities, positive = _checked(probabilities, targets)
   if probabilities.min() < 0 or probabilities.max() > 1:
-    raise ValueError(
+    raise UserError(
       f"probabilities from {probabilities.min()} to {probabilities.max()}: "
       "allowed is 0 to 1."
     )
@@ -387,13 +389,13 @@ def _checked(scores, targets) -> tuple[np.ndarray, np.ndarray]:
     scores = scores.astype(np.float64)  # Unsigned integers have no negative.
   positive = np.asarray(targets) != 0
   if scores.shape != positive.shape or scores.ndim != 2 or not len(scores):
-    raise ValueError(
+    raise UserError(
       f"scores of shape {scores.shape} and targets of shape {positive.shape}: "
       "both must be the same [num_clips, num_classes], with a clip at least."
     )
   if not np.isfinite(scores).all():
     bad = int((~np.isfinite(scores)).any(axis=1).sum())
-    raise ValueError(f"{bad} of {len(scores)} clips have a non-finite score.")
+    raise UserError(f"{bad} of {len(scores)} clips have a non-finite score.")
   return scores, positive
 
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tf_audioset.data import prepared, records
 from tf_audioset.evaluation import metrics
 from tf_audioset.runtime import distribution, storage
+from tf_audioset.runtime.errors import UserError
 
 
 class Evaluator:
@@ -60,7 +61,7 @@ class Evaluator:
       scores with the greatest F1, and that F1, as `metrics.best_thresholds`.
 
     Raises:
-      ValueError: If the split's files hold another number of clips than its
+      UserError: If the split's files hold another number of clips than its
         description says.
     """
     scores = np.zeros(self._shape, np.float32)
@@ -78,7 +79,7 @@ class Evaluator:
       times_seen[index] += 1
       progress(int(times_seen.sum()), len(times_seen))
     if not (times_seen == 1).all():
-      raise ValueError(
+      raise UserError(
         f"{(times_seen == 0).sum()} of {self._shape[0]} clips of the "
         "evaluation split were not found in its shards: prepare it again."
       )
@@ -130,7 +131,7 @@ class Scores:
     """Writes the file at one stroke.
 
     Raises:
-      ValueError: If two clips have the same id, or none has one.
+      UserError: If two clips have the same id, or none has one.
     """
     _refuse_repeated(self.ids, path)
     buffer = io.BytesIO()
@@ -142,7 +143,7 @@ class Scores:
     """Reads a file of that form.
 
     Raises:
-      ValueError: If it is not of that form, or two clips have the same id.
+      UserError: If it is not of that form, or two clips have the same id.
     """
     try:
       with tf.io.gfile.GFile(path, "rb") as file:
@@ -160,22 +161,22 @@ class Scores:
       KeyError,
       ValueError,
     ) as e:
-      raise ValueError(
+      raise UserError(
         f"{path}: not a file of scores, an .npz of ids, mids and scores: {e}"
       ) from e
     if result.scores.dtype.kind not in "fiub":
-      raise ValueError(
+      raise UserError(
         f"{path}: scores of type {result.scores.dtype}: not real numbers."
       )
     shape = result.ids.shape + result.mids.shape
     if result.scores.shape != shape or len(shape) != 2:
-      raise ValueError(
+      raise UserError(
         f"{path}: scores of shape {result.scores.shape} for ids of shape "
         f"{result.ids.shape} and mids of shape {result.mids.shape}."
       )
     bad = result.ids[~np.isfinite(result.scores).all(axis=1)]
     if len(bad):
-      raise ValueError(
+      raise UserError(
         f"{path}: {len(bad)} of {len(result.ids)} clips have a non-finite "
         f"score, the first is {bad[0]}."
       )
@@ -196,7 +197,7 @@ class Scores:
       int64 [num_found] twice: places in `ids`, rising, and the rows here.
 
     Raises:
-      ValueError: If fewer are found, or two clips here have the same id.
+      UserError: If fewer are found, or two clips here have the same id.
     """
     _refuse_repeated(self.ids, path)
     rows = {clip_id: row for row, clip_id in enumerate(self.ids)}
@@ -204,7 +205,7 @@ class Scores:
     if not places or len(places) < min_coverage * len(ids):
       lost = next(clip_id for clip_id in ids if clip_id not in rows)
       example = f", whose ids are like {self.ids[0]!r}" if len(self.ids) else ""
-      raise ValueError(
+      raise UserError(
         f"{len(places)} of {len(ids)} clips are in {path}{example}; {lost!r} "
         f"is not. At least {min_coverage:.0%} are asked for (--min_coverage)."
       )
@@ -220,7 +221,7 @@ def read_labels(
     ids, str [num_clips], and targets, float32 [num_clips, num_classes].
 
   Raises:
-    ValueError: If two clips have the same id, as audax's records have.
+    UserError: If two clips have the same id, as audax's records have.
   """
   ids, targets = [], []
   for of_some in _labels(split, num_classes):
@@ -270,12 +271,12 @@ def count_positives(
     int64 [num_classes].
 
   Raises:
-    ValueError: If a clip's label is not below num_classes.
+    UserError: If a clip's label is not below num_classes.
   """
   table = split.clips()
   if table is not None:
     if table.labels.max(initial=-1) >= num_classes:
-      raise ValueError(
+      raise UserError(
         f"{split.clips_file}: label {table.labels.max()}, where the classes "
         f"are {num_classes}."
       )
@@ -311,7 +312,7 @@ def sha256_of(path: str) -> str:
 
 def _refuse_repeated(ids, path) -> None:
   if len(set(ids)) < len(ids):
-    raise ValueError(
+    raise UserError(
       f"{path}: {len(ids)} clips have {len(set(ids))} different ids, so that "
       "scores cannot be found by them."
     )

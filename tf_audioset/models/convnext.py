@@ -19,6 +19,7 @@ from tf_audioset.models import (
   weights,
 )
 from tf_audioset.runtime import gin_config
+from tf_audioset.runtime.errors import UserError
 
 # Blocks and channels of the four stages: section 3.1 of the paper.
 _VARIANTS = {
@@ -54,11 +55,11 @@ class ConvNeXt(tf.keras.Model):
       approximate_gelu: The tanh approximation of GELU (audax) or the exact.
 
     Raises:
-      ValueError: If there is no such variant, or the rate is not in [0, 1).
+      UserError: If there is no such variant, or the rate is not in [0, 1).
     """
     super().__init__(name="convnext")
     if variant not in _VARIANTS:
-      raise ValueError(
+      raise UserError(
         f"ConvNeXt.variant is {variant!r}; allowed are {[*_VARIANTS]}."
       )
     blocks_a_stage, channels_a_stage = _VARIANTS[variant]
@@ -101,13 +102,13 @@ class ConvNeXt(tf.keras.Model):
       float [batch, embedding_size], averaged over time and bands.
 
     Raises:
-      ValueError: If blocks are to be dropped without a seed, or there are fewer
+      UserError: If blocks are to be dropped without a seed, or there are fewer
         frames or bands than the reductions take together.
     """
     if any(
       size is not None and size < _REDUCTION for size in features.shape[1:3]
     ):
-      raise ValueError(
+      raise UserError(
         f"ConvNeXt reduces frames and bands by {_REDUCTION} without padding: "
         f"{features.shape[1]} frames of {features.shape[2]} bands are too few. "
         "Take longer crops, more bands or a smaller hop."

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tf_audioset.kernels import cpu
 from tf_audioset.models import convolution, depthwise, pooling, stochastic
 from tf_audioset.runtime import gin_config
+from tf_audioset.runtime.errors import UserError
 
 # Width and depth multipliers: table 8 of the authors' code, section 3.3.
 _VARIANTS = {
@@ -66,11 +67,11 @@ class EfficientNet(tf.keras.Model):
       batch_norm_epsilon: Added to the variance.
 
     Raises:
-      ValueError: If there is no such variant, or the rate is not in [0, 1).
+      UserError: If there is no such variant, or the rate is not in [0, 1).
     """
     super().__init__(name="efficientnet")
     if variant not in _VARIANTS:
-      raise ValueError(
+      raise UserError(
         f"EfficientNet.variant is {variant!r}; allowed are {[*_VARIANTS]}."
       )
     width, depth = _VARIANTS[variant]
@@ -128,7 +129,7 @@ class EfficientNet(tf.keras.Model):
       float [batch, embedding_size], averaged over time and bands.
 
     Raises:
-      ValueError: If blocks are to be dropped without a seed.
+      UserError: If blocks are to be dropped without a seed.
     """
     drop = stochastic.depth(self._drop_rates, features, seed, training=training)
     x = convolution.normed(self.stem, self.stem_norm, features, training)

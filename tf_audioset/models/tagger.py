@@ -10,7 +10,13 @@ import tensorflow as tf
 
 from tf_audioset.models import stochastic
 from tf_audioset.runtime import gin_config, randomness
+from tf_audioset.runtime.errors import UserError
 
+FRONTEND_CONTRACT = (
+  "a front end is called with waveforms, float32 [batch, num_samples], and, if "
+  "it has that parameter, with engine, a str or None; it returns features, "
+  "float32 [batch, num_frames, num_bands]"
+)
 BACKBONE_CONTRACT = (
   "a backbone is called with features, float [batch, num_frames, num_bands, "
   "1], with training, a bool, and, if it has that parameter, with seed, int32 "
@@ -47,8 +53,7 @@ class Tagger(tf.keras.Model):
 
     Args:
       num_classes: Width of the logits.
-      frontend: Waveform [batch, num_samples] to features [batch, num_frames,
-        num_bands]; see `features.py`.
+      frontend: Waveforms to features; see `features` and `FRONTEND_CONTRACT`.
       backbone: Features with a channel axis to embedding, see `models/` and
         `BACKBONE_CONTRACT`; a plain `tf.keras.Model` will do.
       loss: What the logits mean, and what is minimised, see `losses.py`.
@@ -60,7 +65,7 @@ class Tagger(tf.keras.Model):
         weights and statistics stay, and nothing in it is dropped.
 
     Raises:
-      ValueError: If the dropout rate is not in [0, 1).
+      UserError: If the dropout rate is not in [0, 1).
     """
     # float32 whatever the policy: Keras would round the waveform.
     super().__init__(name="tagger", dtype=tf.float32)
@@ -76,8 +81,8 @@ class Tagger(tf.keras.Model):
     # The loss needs float32, too.
     self.head = head or tf.keras.layers.Dense(num_classes, dtype=tf.float32)
     self.head.units = num_classes
-    call = getattr(backbone, "call", backbone)
-    self._backbone_draws = "seed" in inspect.signature(call).parameters
+    self._backbone_draws = _takes(backbone, "seed")
+    self._frontend_has_engines = _takes(frontend, "engine")
 
   @property
   def trained_variables(self) -> list[tf.Variable]:
@@ -94,8 +99,7 @@ class Tagger(tf.keras.Model):
       waveform: As for `call`.
       engine: Of the front end, in place of its own; see `features.py`.
     """
-    features = self.frontend(to_float(waveform), engine=engine)
-    return self._embedding(features, training=False)
+    return self._embedding(self.features(waveform, engine), training=False)
 
   def call(self, waveform: tf.Tensor) -> tf.Tensor:
     """The logits of each clip, from all of it.
@@ -142,15 +146,35 @@ class Tagger(tf.keras.Model):
       float32 [batch, num_classes].
 
     Raises:
-      ValueError: If the head breaks `HEAD_CONTRACT`.
+      UserError: If the head breaks `HEAD_CONTRACT`.
     """
     logits = self.head(embedding)
     if logits.shape.rank != 2 or logits.shape[-1] != self.head.units:
-      raise ValueError(
-        f"{type(self.head).__name__} returned {_described(logits)} for "
+      raise UserError(
+        f"{_name(self.head)} returned {_described(logits)} for "
         f"{self.head.units} classes: {HEAD_CONTRACT}."
       )
     return logits
+
+  def features(
+    self, waveform: tf.Tensor, engine: str | None = None
+  ) -> tf.Tensor:
+    """Computes the features of waveforms; the arguments are those of `embed`.
+
+    Returns:
+      float32 [batch, num_frames, num_bands].
+
+    Raises:
+      UserError: If the front end breaks `FRONTEND_CONTRACT`.
+    """
+    options = {"engine": engine} if self._frontend_has_engines else {}
+    features = self.frontend(to_float(waveform), **options)
+    if not tf.is_tensor(features) or features.shape.rank != 3:
+      raise UserError(
+        f"{_name(self.frontend)} returned {_described(features)}: "
+        f"{FRONTEND_CONTRACT}."
+      )
+    return features
 
   def _embedding(self, features, *, training, seed=None):
     """Calls the backbone and checks what it returns."""
@@ -159,8 +183,8 @@ class Tagger(tf.keras.Model):
       features[..., tf.newaxis], training=training, **options
     )
     if not tf.is_tensor(embedding) or embedding.shape.rank != 2:
-      raise ValueError(
-        f"{type(self.backbone).__name__} returned {_described(embedding)}: "
+      raise UserError(
+        f"{_name(self.backbone)} returned {_described(embedding)}: "
         f"{BACKBONE_CONTRACT}."
       )
     return embedding
@@ -173,7 +197,7 @@ class Tagger(tf.keras.Model):
     Returns:
       float32 features [batch, num_frames, num_bands] and targets.
     """
-    return self.augment(self.frontend(to_float(waveform)), targets, seed)
+    return self.augment(self.features(waveform), targets, seed)
 
   def augment(
     self, features: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
@@ -192,6 +216,15 @@ def to_float(waveform: tf.Tensor) -> tf.Tensor:
   if waveform.dtype == tf.int16:
     return tf.cast(waveform, tf.float32) / 32768.0
   return waveform
+
+
+def _takes(part, parameter: str) -> bool:
+  """Returns whether a layer or function has a parameter of that name."""
+  return parameter in inspect.signature(getattr(part, "call", part)).parameters
+
+
+def _name(part) -> str:
+  return getattr(part, "__name__", type(part).__name__)
 
 
 def _described(value) -> str:

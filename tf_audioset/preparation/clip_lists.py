@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from tf_audioset.data import audio, labels
+from tf_audioset.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ def from_segments(
     The class list; a clip for each line.
 
   Raises:
-    ValueError: If a file is not of that form.
+    UserError: If a file is not of that form.
   """
   classes = labels.ClassList.from_csv(class_labels_csv)
   index = classes.index()
@@ -66,7 +67,7 @@ def from_segments(
     if row[0].startswith("#") or row[0] == "YTID":
       continue
     if len(row) != 4:
-      raise ValueError(
+      raise UserError(
         f'{segments_csv}, row {number}: expected YTID, start, end, "mids", '
         f"found {', '.join(row)}."
       )
@@ -74,7 +75,7 @@ def from_segments(
     try:
       names = _file_names(clip_id, float(start), float(end))
     except ValueError:
-      raise ValueError(
+      raise UserError(
         f"{segments_csv}: {clip_id}: start {start!r} and end {end!r} must be "
         "seconds."
       ) from None
@@ -98,7 +99,7 @@ def from_manifest(
     The class list; a clip for each line, whose id is the file as written there.
 
   Raises:
-    ValueError: If a file is not of that form.
+    UserError: If a file is not of that form.
   """
   try:
     index = json.loads(_read_text(labels_map))
@@ -107,23 +108,23 @@ def from_manifest(
     # 0.0 and false equal 0.
     is_integers = all(type(i) is int for i in indices)
     if not is_integers or indices != list(range(len(names))):
-      raise ValueError("the indices must be 0, 1, 2 ..., integers, each once")
+      raise UserError("the indices must be 0, 1, 2 ..., integers, each once")
   except (ValueError, TypeError, AttributeError) as e:
-    raise ValueError(
+    raise UserError(
       f"--labels_map={labels_map}: not label -> index: {e}"
     ) from e
   rows = _read_csv(manifest_csv)
   if not rows or not {"files", "labels"} <= set(rows[0]):
-    raise ValueError(
+    raise UserError(
       f"{manifest_csv}: the first line must name the columns files,labels."
     )
   if not labels_delim:
-    raise ValueError("--labels_delim is empty.")
+    raise UserError("--labels_delim is empty.")
   file_column, label_column = rows[0].index("files"), rows[0].index("labels")
   clips = []
   for number, row in enumerate(rows[1:], start=2):
     if len(row) != len(rows[0]):
-      raise ValueError(
+      raise UserError(
         f"{manifest_csv}, row {number}: {len(row)} cells, not {len(rows[0])}; "
         "labels with commas need quotes."
       )
@@ -145,7 +146,7 @@ def from_class_dirs(
     class_dirs on.
 
   Raises:
-    ValueError: If there is no folder or no audio file, or a name that is not
+    UserError: If there is no folder or no audio file, or a name that is not
       UTF-8.
   """
   root = class_dirs.rstrip("/") or "/"
@@ -156,7 +157,7 @@ def from_class_dirs(
     if not name.startswith(".") and tf.io.gfile.isdir(os.path.join(root, name))
   )
   if not names:
-    raise ValueError(f"--class_dirs={class_dirs}: holds no folder.")
+    raise UserError(f"--class_dirs={class_dirs}: holds no folder.")
   above = [] if "://" in root else [os.path.realpath(root)]
   clips = [
     Clip(os.path.relpath(path, root), path, (i,))
@@ -184,7 +185,7 @@ def _clip(clip_id, path, given_labels, index) -> Clip:
 def _checked(source, clips) -> list[Clip]:
   """Clips, of which those whose id was there before are marked."""
   if not clips:
-    raise ValueError(f"{source}: names no clip.")
+    raise UserError(f"{source}: names no clip.")
   seen = set()
   for i, clip in enumerate(clips):
     if clip.id in seen:
@@ -230,7 +231,7 @@ def _listed(folder: str) -> list[str]:
     # A set: in a bucket a request that failed gives names twice.
     return sorted(filter(None, set(tf.io.gfile.listdir(folder))))
   except UnicodeDecodeError as e:
-    raise ValueError(
+    raise UserError(
       f"{folder}: holds a name that is not UTF-8, {e.object!r}: rename it."
     ) from e
 
@@ -240,7 +241,7 @@ def _read_text(path: str) -> str:
     with tf.io.gfile.GFile(path, "rb") as file:
       return file.read().decode("utf-8-sig")  # Excel's has a mark in front.
   except (tf.errors.OpError, UnicodeDecodeError) as e:
-    raise ValueError(f"{path}: cannot be read: {e}") from e
+    raise UserError(f"{path}: cannot be read: {e}") from e
 
 
 def _read_csv(path: str, **kwargs) -> list[list[str]]:
@@ -248,4 +249,4 @@ def _read_csv(path: str, **kwargs) -> list[list[str]]:
     text = io.StringIO(_read_text(path), newline="")
     return [row for row in csv.reader(text, **kwargs) if row]
   except csv.Error as e:
-    raise ValueError(f"{path}: cannot be read: {e}") from e
+    raise UserError(f"{path}: cannot be read: {e}") from e

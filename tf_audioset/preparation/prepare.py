@@ -35,6 +35,7 @@ import tqdm
 from tf_audioset.data import audio, labels, prepared, records
 from tf_audioset.preparation import audit, clip_lists
 from tf_audioset.runtime import cli, storage
+from tf_audioset.runtime.errors import UserError
 
 # Few clips make few shards, but enough for some processes to share.
 _MIN_SHARDS = 16
@@ -110,7 +111,7 @@ def prepare(
     What audit.json says of the split, see `audit.of_rows`.
 
   Raises:
-    ValueError: If the folder holds records of another kind, or no clip can be
+    UserError: If the folder holds records of another kind, or no clip can be
       read (the audit is written then).
   """
   storage.check_bucket(output_dir)
@@ -154,12 +155,12 @@ def prepare(
         audit.why_left_out(row.problems, options.drop) for row in rows
       )
       counts = ", ".join(f"{n} {name}" for name, n in reasons.items())
-      raise ValueError(
+      raise UserError(
         f"{message} ({counts}); the split {split} as it was prepared before "
         "stays, and its audit."
       )
     audit.write(output_dir, split, of_split)
-    raise ValueError(
+    raise UserError(
       f"{message}; see {os.path.join(output_dir, audit.TEXT_FILE)}."
     )
   _publish(classes, output_dir, split, options, shards, accounts)
@@ -222,7 +223,7 @@ def local_runner(num_workers: int) -> Runner:
         for task in concurrent.futures.as_completed(tasks):
           task.result()
     except concurrent.futures.process.BrokenProcessPool:
-      raise ValueError(
+      raise UserError(
         "a process that decodes was killed, perhaps for want of memory; start "
         "again, with a smaller --num_workers: what is done stays done."
       ) from None
@@ -241,13 +242,13 @@ def beam_runner(runner: str, options: str) -> Runner:
     options: Beam's own, as on a command line.
 
   Raises:
-    ValueError: If Beam is not installed.
+    UserError: If Beam is not installed.
   """
   try:
     import apache_beam as beam
     from apache_beam.options import pipeline_options
   except ImportError:
-    raise ValueError(
+    raise UserError(
       f"--runner={runner} needs Apache Beam, the extra [beam]: "
       "pip install 'apache-beam>=2.77'."
     ) from None
@@ -358,14 +359,14 @@ def _known_info(classes, output_dir, options) -> prepared.DatasetInfo | None:
     what = (
       f"only one has {min(others)!r}" if others else "order or names differ"
     )
-    raise ValueError(
+    raise UserError(
       f"{output_dir} holds records of other classes ({what}); choose another "
       "--output_dir, or, with --class_dirs, make an empty folder for a class "
       "without clips."
     )
   wanted = (options.clip_seconds, options.codec)
   if known and (known.clip_seconds, known.codec) != wanted:
-    raise ValueError(
+    raise UserError(
       f"{output_dir} holds records of another clip length or codec; choose "
       "another --output_dir."
     )

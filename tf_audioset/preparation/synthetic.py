@@ -16,6 +16,7 @@ import scipy.signal
 import soundfile
 
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 # (random generator, number of samples, rate in Hz) -> float64 [num_samples].
 Sound = Callable[[np.random.Generator, int, int], np.ndarray]
@@ -292,7 +293,7 @@ def synthesize(
     Minutes of audio by split.
 
   Raises:
-    ValueError: If the folder holds something else.
+    UserError: If the folder holds something else.
   """
   folder = pathlib.Path(output_dir)
   _clear(folder)
@@ -350,7 +351,7 @@ def _clear(folder):
   if not _begins_with(folder / _LABELS_FILE, _LABELS_CSV) or not all(
     _begins_with(path, header) for path in segments
   ):
-    raise ValueError(
+    raise UserError(
       f"{folder} holds something that was not synthesised here; choose another "
       "--output_dir."
     )

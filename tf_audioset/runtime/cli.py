@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from tf_audioset.runtime import messages
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
@@ -85,10 +85,11 @@ def run(
   except flags.Error as e:
     _fail(prog, e)
   except Exception as e:
-    if FLAGS.debug or not _has_a_message(e):
+    mistake = messages.as_user_error(e)
+    if mistake is None or FLAGS.debug:
       traceback.print_exc()
       _exit_now(_ERROR)
-    _fail(prog, e)
+    _fail(prog, mistake)
 
 
 def progress_bar(total: int, desc: str, unit: str):
@@ -104,27 +105,13 @@ def progress_bar(total: int, desc: str, unit: str):
 def check_matplotlib(what: str) -> None:
   """Tells how to install it, in a ValueError, if `what` cannot be drawn."""
   if not importlib.util.find_spec("matplotlib"):
-    raise ValueError(
+    raise UserError(
       f"{what} needs matplotlib: pip install 'tf_audioset[plot]'."
     )
 
 
-def _has_a_message(error: Exception) -> bool:
-  """Whether the error is of a kind that the user's input or disk can cause."""
-  kinds = (ValueError, OSError)
-  if "tensorflow" in sys.modules:
-    kinds += (sys.modules["tensorflow"].errors.OpError,)
-  # gin says so when it has passed on a value of a wrong type, or lacks one.
-  of_gin = ("call to configurable", "Required bindings")
-  return isinstance(error, kinds) or any(x in str(error) for x in of_gin)
-
-
 def _fail(prog: str, error: Exception) -> None:
-  line = messages.first_line(str(error))
-  configurable = re.search(r"call to configurable '(\w+)'", str(error))
-  if isinstance(error, TypeError) and configurable:
-    line += f" (a value of {configurable[1]} in gin?)"
-  print(f"{prog}: error: {line}", file=sys.stderr)
+  print(f"{prog}: error: {messages.first_line(str(error))}", file=sys.stderr)
   _exit_now(_ERROR)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import tensorflow as tf
 from official.common import distribute_utils
 
+from tf_audioset.runtime.errors import UserError
+
 _SECONDS = 10  # To reach a host of a TPU; seconds in a network are long.
 
 
@@ -27,7 +29,7 @@ def strategy(tpu: str | None) -> tf.distribute.Strategy:
     (several GPUs) or OneDeviceStrategy.
 
   Raises:
-    ValueError: If the TPU cannot be reached, or TF_CONFIG cannot be understood.
+    UserError: If the TPU cannot be reached, or TF_CONFIG cannot be understood.
   """
   if tpu:
     try:
@@ -35,7 +37,7 @@ def strategy(tpu: str | None) -> tf.distribute.Strategy:
       return distribute_utils.get_distribution_strategy("tpu", tpu_address=tpu)
     except Exception as e:  # The resolver raises whatever its HTTP client does.
       reason = str(e).strip().splitlines() or [type(e).__name__]
-      raise ValueError(
+      raise UserError(
         f"--tpu={tpu}: no such TPU can be reached ({reason[0]}). On a TPU VM "
         "use --tpu=local; without a TPU leave the flag out."
       ) from e
@@ -74,7 +76,7 @@ def _num_workers() -> int:
     cluster = json.loads(text).get("cluster", {})
     return len([*cluster.get("chief", []), *cluster.get("worker", [])])
   except (ValueError, AttributeError, TypeError) as e:
-    raise ValueError(
+    raise UserError(
       f"TF_CONFIG is not what TensorFlow expects ({e}): {text}"
     ) from e
 

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
+from tf_audioset.runtime.errors import UserError
+
 # What `load` found: names that the files refer to, "LogMel" for @LogMel(), and
 # keys of the bindings that were not in a file.
 _referred_to: set[str] = set()
@@ -34,7 +36,7 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
     bindings: Lines as in a .gin file, such as `"train.num_epochs = 3"`.
 
   Raises:
-    ValueError: If a file is not found, or anything in it names no function or
+    UserError: If a file is not found, or anything in it names no function or
       parameter of the program.
   """
   gin.clear_config()
@@ -44,7 +46,7 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
   for file in gin_files:
     found = _find(file)
     if not found:
-      raise ValueError(
+      raise UserError(
         f"gin file {file!r} not found here or in {_shipped_folder()}; the "
         f"shipped ones are {', '.join(shipped_gin_files())}."
       )
@@ -69,7 +71,7 @@ def _parse_file(path: str) -> None:
     if include:
       found = _find(include[2], os.path.dirname(path))
       if not found:
-        raise ValueError(f"{path}: the included {include[2]!r} is not found.")
+        raise UserError(f"{path}: the included {include[2]!r} is not found.")
       _parse_file(found)
 
 
@@ -78,7 +80,7 @@ def _parse(text: str, path: str = "") -> None:
     gin.parse_config(text, skip_unknown=False)
   except Exception as e:  # gin has no exception type of its own.
     place = f" {path}:" if path else ""
-    raise ValueError(f"gin:{place} {_one_line(e)}") from e
+    raise UserError(f"gin:{place} {_one_line(e)}") from e
   if path:
     _referred_to.update(_references(text))
 
@@ -109,14 +111,14 @@ def shipped_gin_files() -> list[str]:
 def check_share(name: str, value: float) -> float:
   """The value; a ValueError that names it unless 0 <= value < 1."""
   if not 0 <= value < 1:
-    raise ValueError(f"{name} is {value}; allowed is 0 <= x < 1.")
+    raise UserError(f"{name} is {value}; allowed is 0 <= x < 1.")
   return value
 
 
 def check_not_negative(name: str, value: float) -> None:
   """A ValueError that names it unless 0 <= value."""
   if not value >= 0:
-    raise ValueError(f"{name} is {value}; allowed is 0 and above.")
+    raise UserError(f"{name} is {value}; allowed is 0 and above.")
 
 
 def check_integer(name: str, value: int, low: int, high: int | None) -> None:
@@ -129,7 +131,7 @@ def check_integer(name: str, value: int, low: int, high: int | None) -> None:
     high: The most that is allowed; None: no limit.
   """
   if not isinstance(value, int) or value < low or (high and value > high):
-    raise ValueError(
+    raise UserError(
       f"{name} is {value!r}; it must be a whole number, "
       + (f"{low} to {high}." if high else f"at least {low}.")
     )
@@ -138,7 +140,7 @@ def check_integer(name: str, value: int, low: int, high: int | None) -> None:
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
   """Raises a ValueError that names it unless the value is one of `allowed`."""
   if value not in allowed:
-    raise ValueError(f"{name} is {value!r}: allowed are {', '.join(allowed)}.")
+    raise UserError(f"{name} is {value!r}: allowed are {', '.join(allowed)}.")
 
 
 def check_all_used() -> None:
@@ -148,7 +150,7 @@ def check_all_used() -> None:
   those of LogMel after `Tagger.frontend = @LogSpectrogram()`.
 
   Raises:
-    ValueError: Naming each unused binding.
+    UserError: Naming each unused binding.
   """
   unused = _keys(gin.config_str()) - _keys(gin.operative_config_str())
   replaced = _referred_to - _references(gin.config_str())
@@ -158,7 +160,7 @@ def check_all_used() -> None:
     if key in _keys_of_bindings or _owner(key) not in replaced
   }
   if unused:
-    raise ValueError(
+    raise UserError(
       f"gin: nothing uses {', '.join(sorted(unused))}. A misspelt scope or "
       "macro, or a part that this experiment does not have?"
     )

@@ -14,6 +14,7 @@ from typing import IO, Any
 import tensorflow as tf
 
 from tf_audioset.runtime import messages
+from tf_audioset.runtime.errors import UserError
 
 
 def write_file(path: str, content: bytes) -> None:
@@ -53,12 +54,12 @@ def check_no_pattern(path: str) -> None:
   """Refuses a path at which TensorFlow could write checkpoints but not read.
 
   Raises:
-    ValueError: If the path has a character that its reader takes for a part of
+    UserError: If the path has a character that its reader takes for a part of
       a pattern.
   """
   found = re.search(r"[\[\\]", path)
   if found:
-    raise ValueError(
+    raise UserError(
       f"{path}: TensorFlow cannot read checkpoints whose path has a "
       f"{found[0]}: choose another."
     )
@@ -72,7 +73,7 @@ def lock(folder: str) -> IO | None:
     in a bucket, on file systems without locks, in another user's lock file.
 
   Raises:
-    ValueError: If another process has it.
+    UserError: If another process has it.
   """
   if "://" in folder:
     return None
@@ -82,7 +83,7 @@ def lock(folder: str) -> IO | None:
     # same process after an error, whose traceback may keep the file open.
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
-    raise ValueError(
+    raise UserError(
       f"{folder}: another run is at work there; wait for it, or choose another "
       "folder."
     ) from None
@@ -97,7 +98,7 @@ def check_bucket(path: str) -> None:
   TensorFlow would try for ever to make a folder in it.
 
   Raises:
-    ValueError: If the bucket is missing or does not answer.
+    UserError: If the bucket is missing or does not answer.
   """
   bucket = re.match(r"\w+://[^/]+", path)
   if not bucket:
@@ -107,6 +108,6 @@ def check_bucket(path: str) -> None:
   except tf.errors.PermissionDeniedError:
     return  # Who may not ask about the bucket may still write to it.
   except tf.errors.OpError as e:
-    raise ValueError(f"{bucket[0]}: {messages.first_line(str(e))}") from e
+    raise UserError(f"{bucket[0]}: {messages.first_line(str(e))}") from e
   if not is_there:
-    raise ValueError(f"{path}: there is no bucket {bucket[0]}: make it first.")
+    raise UserError(f"{path}: there is no bucket {bucket[0]}: make it first.")

@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 
 from tf_audioset.data import labels
+from tf_audioset.runtime.errors import UserError
 
 _Result = TypeVar("_Result")
 _LONGEST_WAIT_SECONDS = 10.0
@@ -63,7 +64,7 @@ class Grpc(Connection):
     """`host` is HOST:PORT; nothing is sent yet.
 
     Raises:
-      ValueError: If the package is not installed.
+      UserError: If the package is not installed.
     """
     try:
       import grpc
@@ -72,7 +73,7 @@ class Grpc(Connection):
         prediction_service_pb2_grpc,
       )
     except ImportError:
-      raise ValueError(
+      raise UserError(
         "gRPC needs the package tensorflow-serving-api: pip install "
         "'tf_audioset[serving]'; REST (--rest) does not."
       ) from None

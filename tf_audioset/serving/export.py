@@ -42,6 +42,7 @@ from tf_audioset.data import labels, records
 from tf_audioset.data import pipeline as pipeline_lib
 from tf_audioset.models import weights
 from tf_audioset.runtime import messages, storage
+from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import warmup
 
 # A second of audio takes about 2 MB of memory; a server should not end for it.
@@ -82,7 +83,7 @@ def export(
       there as well.
 
   Raises:
-    ValueError: If `directory` holds anything but a SavedModel, or a batch is
+    UserError: If `directory` holds anything but a SavedModel, or a batch is
       longer than a request may be.
   """
   batch_size, num_samples = batch_shape
@@ -90,7 +91,7 @@ def export(
     num_samples > MAX_CLIP_SECONDS * records.SAMPLE_RATE_HZ
     or batch_size * num_samples > MAX_SECONDS * records.SAMPLE_RATE_HZ
   ):
-    raise ValueError(
+    raise UserError(
       f"batched of {batch_size} clips of {num_samples} samples: a clip may "
       f"have {MAX_CLIP_SECONDS} s and all of them {MAX_SECONDS} s."
     )
@@ -98,7 +99,7 @@ def export(
   storage.check_no_pattern(directory)
   storage.check_bucket(directory)
   _refuse_other_files(directory)
-  module = tf.Module(name="tagger")
+  module = _ExportedModule(name="tagger")
   # The variables alone: the tagger itself would bring its Keras layers along.
   module.model_variables = list(tagger.variables)
 
@@ -153,6 +154,7 @@ def export(
     "classes": describe.get_concrete_function(),
   }
   module.functions = list(signatures.values())
+  module.score = score
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     _write_classes(folder / "class_labels_indices.csv", classes)
@@ -187,12 +189,24 @@ def export(
     tf.io.gfile.rename(partial, directory)
 
 
+class _ExportedModule(tf.Module):
+  """What is saved; loaded, it is a function of waveforms."""
+
+  @tf.function(
+    autograph=False,
+    input_signature=[tf.TensorSpec([None, None], tf.float32, name="waveform")],
+  )
+  def __call__(self, waveform):
+    """Returns the scores, float32 [batch, num_classes]."""
+    return self.score(waveform)["scores"]
+
+
 def _refuse_other_files(directory: str) -> None:
   """So that nothing is deleted that an export has not written."""
   if not tf.io.gfile.exists(directory):
     return
   if not tf.io.gfile.isdir(directory):
-    raise ValueError(f"{directory} is a file: choose another name.")
+    raise UserError(f"{directory} is a file: choose another name.")
   names = {name.rstrip("/") for name in tf.io.gfile.listdir(directory)}
   others = names - {
     "assets",
@@ -202,7 +216,7 @@ def _refuse_other_files(directory: str) -> None:
     "variables",
   }
   if others:
-    raise ValueError(
+    raise UserError(
       f"{directory} holds {min(others)!r}, which is no part of a SavedModel, "
       "and is not replaced: choose another folder."
     )
@@ -416,7 +430,7 @@ class ExportedTagger:
         versions, of which the newest is taken.
 
     Raises:
-      ValueError: If there is no SavedModel, or it is not a tagger's.
+      UserError: If there is no SavedModel, or it is not a tagger's.
     """
     directory = _newest_version(directory)
     self.directory = directory
@@ -424,7 +438,7 @@ class ExportedTagger:
     self._module = _load(directory)
     signatures = self._module.signatures
     if not {"serving_default", "classes"} <= set(signatures):
-      raise ValueError(
+      raise UserError(
         f"{directory}: a SavedModel, but not an exported tagger: its "
         f"signatures are {sorted(signatures)}, not serving_default and classes."
       )
@@ -485,11 +499,11 @@ class ExportedTagger:
       float32 [num_windows, num_classes].
 
     Raises:
-      ValueError: If the model has no such signature.
+      UserError: If the model has no such signature.
     """
     signatures = self._module.signatures
     if "timeline" not in signatures:
-      raise ValueError(
+      raise UserError(
         f"{self.directory} has no signature timeline: export the model anew."
       )
     result = signatures["timeline"](
@@ -527,7 +541,7 @@ class ReplicatedTagger:
       jit_compile: Compile it with XLA; a TPU does so in any case.
 
     Raises:
-      ValueError: If there is no such signature, or it is an older one.
+      UserError: If there is no such signature, or it is an older one.
     """
     self._strategy = strategy
     with strategy.scope():
@@ -538,7 +552,7 @@ class ReplicatedTagger:
       )
     batched = self._module.signatures.get("batched")
     if batched is None or "RFFT" in _operations(batched):
-      raise ValueError(
+      raise UserError(
         f"{directory}: has no signature that XLA can compile: export the "
         "checkpoint again with tools/export.py."
       )
@@ -617,7 +631,7 @@ def _newest_version(directory: str) -> str:
     newest = os.path.join(directory, str(numbers[-1]))
     if tf.saved_model.contains_saved_model(newest):
       return newest
-  raise ValueError(
+  raise UserError(
     f"{directory}: no SavedModel there (no saved_model.pb). Training writes "
     "one to WORKDIR/saved_model."
   )

@@ -12,6 +12,7 @@ import soxr
 import tensorflow as tf
 
 from tf_audioset.data import audio
+from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import export, prediction
 
 
@@ -77,7 +78,7 @@ class LoadedTagger:
       float32 [num_classes].
 
     Raises:
-      ValueError: If the waveform has no samples or another number of axes, or
+      UserError: If the waveform has no samples or another number of axes, or
         is of another type.
     """
     return self._score(waveform, sample_rate_hz)[0]
@@ -95,7 +96,7 @@ class LoadedTagger:
       float32 [embedding_size].
 
     Raises:
-      ValueError: As `scores` does.
+      UserError: As `scores` does.
     """
     return self._score(waveform, sample_rate_hz)[1]
 
@@ -153,14 +154,14 @@ class LoadedTagger:
     if waveform.dtype == np.int16:
       waveform = waveform / np.float32(32768)
     if waveform.dtype.kind != "f":
-      raise ValueError(
+      raise UserError(
         f"the waveform is {waveform.dtype}; it must be floating point with "
         "full scale at +-1, or int16."
       )
     if waveform.ndim == 2:
       waveform = waveform.mean(axis=1)
     if waveform.ndim != 1 or not len(waveform):
-      raise ValueError(
+      raise UserError(
         f"the waveform has the shape {list(waveform.shape)}; it must be "
         "[num_samples] or [num_samples, num_channels], with a sample at least."
       )
@@ -184,7 +185,7 @@ def load(path: str | os.PathLike) -> LoadedTagger:
     The tagger.
 
   Raises:
-    ValueError: If there is no exported tagger.
+    UserError: If there is no exported tagger.
   """
   path = os.fspath(path)
   exported = os.path.join(path, "saved_model")

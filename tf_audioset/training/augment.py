@@ -14,6 +14,7 @@ import scipy.special
 import tensorflow as tf
 
 from tf_audioset.runtime import gin_config, randomness
+from tf_audioset.runtime.errors import UserError
 
 
 @gin.register
@@ -41,7 +42,7 @@ class SpecAugment:
       mask_value: What a masked cell holds, in log units.
 
     Raises:
-      ValueError: If a number or a width is negative.
+      UserError: If a number or a width is negative.
     """
     for name, value in (
       ("num_freq_masks", num_freq_masks),
@@ -107,10 +108,10 @@ class Mixup:
         it is 2 %.
 
     Raises:
-      ValueError: If alpha is negative.
+      UserError: If alpha is negative.
     """
     if alpha < 0:
-      raise ValueError(f"Mixup.alpha is {alpha}; it must be 0 (off) or more.")
+      raise UserError(f"Mixup.alpha is {alpha}; it must be 0 (off) or more.")
     self._alpha = alpha
     if alpha:
       probability = np.linspace(0.0, 1.0, self._TABLE_SIZE)

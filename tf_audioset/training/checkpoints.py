@@ -18,6 +18,7 @@ import time
 import tensorflow as tf
 
 from tf_audioset.runtime import messages
+from tf_audioset.runtime.errors import UserError
 
 # Waits before a failed write is tried again: a full disk needs somebody to make
 # room. TensorFlow itself repeats a bucket's refused requests: docs/buckets.md.
@@ -69,7 +70,7 @@ class Checkpoints:
       Its path; None if there is no checkpoint.
 
     Raises:
-      ValueError: If it does not fit, or there are some and none can be read.
+      UserError: If it does not fit, or there are some and none can be read.
     """
     paths = list(reversed(self._manager.checkpoints))
     for path in paths:
@@ -80,13 +81,13 @@ class Checkpoints:
       try:
         self._checkpoint.restore(path).assert_consumed()
       except (AssertionError, *_UNREADABLE) as e:
-        raise ValueError(
+        raise UserError(
           f"{path} does not fit this model and optimizer: continue with the "
           "configuration it was made with, or choose another --workdir."
         ) from e
       return path
     if paths:
-      raise ValueError(
+      raise UserError(
         f"none of the {len(paths)} checkpoints beside {paths[0]} can be read: "
         "choose another --workdir, or delete them to begin again."
       )
@@ -96,7 +97,7 @@ class Checkpoints:
     """Writes a checkpoint, and deletes those that are too many.
 
     Raises:
-      ValueError: If it cannot be written, even after some time; where other
+      UserError: If it cannot be written, even after some time; where other
         workers take part, at once.
     """
     for wait_seconds in (*self._retry_seconds, None):
@@ -111,7 +112,7 @@ class Checkpoints:
         reason = messages.first_line(str(e))
       message = f"the checkpoint of step {step} cannot be written ({reason})"
       if wait_seconds is None:
-        raise ValueError(
+        raise UserError(
           f"{message}; the newest is {self.newest or 'none'}: make room there "
           "and give the same command again."
         )

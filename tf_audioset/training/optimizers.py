@@ -16,6 +16,7 @@ import gin
 import tensorflow as tf
 
 from tf_audioset.runtime import gin_config
+from tf_audioset.runtime.errors import UserError
 
 # addons' are of the legacy kind.
 Optimizer = Union[
@@ -50,10 +51,10 @@ class _Warmup(tf.keras.optimizers.schedules.LearningRateSchedule):
       warmup_epochs: Where the peak is, in epochs.
 
     Raises:
-      ValueError: If the warm-up is not shorter than the whole.
+      UserError: If the warm-up is not shorter than the whole.
     """
     if not 0 <= warmup_epochs < num_epochs:
-      raise ValueError(
+      raise UserError(
         f"{type(self).__name__}.warmup_epochs is {warmup_epochs}; it must be "
         f"at least 0 and below train.num_epochs, {num_epochs}."
       )
@@ -214,7 +215,7 @@ def adamw(
     A Keras optimizer; its `iterations` is the number of updates made.
 
   Raises:
-    ValueError: If the decay is negative or the implementation unknown.
+    UserError: If the decay is negative or the implementation unknown.
 
   Reference: Loshchilov and Hutter, "Decoupled Weight Decay Regularization",
   2019.
@@ -229,7 +230,7 @@ def adamw(
       optimizer.exclude_from_weight_decay(var_names=[_NORMS_AND_BIASES])
     return optimizer
   if implementation != "addons":
-    raise ValueError(
+    raise UserError(
       f"adamw.implementation is {implementation!r}; allowed are 'addons' and "
       "'keras'."
     )
@@ -306,7 +307,7 @@ def lamb(
     A Keras optimizer.
 
   Raises:
-    ValueError: If the decay is negative.
+    UserError: If the decay is negative.
 
   Reference: You et al., "Large Batch Optimization for Deep Learning", 2020.
   """
@@ -344,7 +345,7 @@ def sgd(
     A Keras optimizer.
 
   Raises:
-    ValueError: If the decay is negative.
+    UserError: If the decay is negative.
   """
   gin_config.check_not_negative("sgd.weight_decay", weight_decay)
   optimizer = tf.keras.optimizers.SGD(

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tf_audioset.evaluation import scoring
 from tf_audioset.runtime import distribution, gin_config, randomness
+from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import export
 from tf_audioset.training import (
   checkpoints,
@@ -128,13 +129,13 @@ class Run:
       classes = self._training.classes
       print(pretrained.load(initial, tagger, classes), flush=True)
     elif self._restored is None and tagger.is_backbone_frozen:
-      raise ValueError(
+      raise UserError(
         "Tagger.freeze_backbone is True, but the weights are random: give "
         "those to start from with --init_from."
       )
     step = int(optimizer.iterations.numpy())
     if not distribution.is_same_in_all(self._strategy, step):
-      raise ValueError(
+      raise UserError(
         f"--workdir={self._workdir.path}: not all workers found the same "
         f"checkpoint there, this one that of step {step}: it must be one "
         "folder that all of them see."
@@ -265,12 +266,12 @@ class Run:
       )
     allowed = self._experiment.pipeline.max_bad_records
     if bad_records > allowed:
-      raise ValueError(
+      raise UserError(
         f"{bad_records} records of this epoch are bad, named above; "
         f"Pipeline.max_bad_records is {allowed}."
       )
 
-  def _not_finite(self, what: str, at_step: int) -> ValueError:
+  def _not_finite(self, what: str, at_step: int) -> UserError:
     experiment = self._experiment
     ids = experiment.pipeline.training_ids(
       self._training,
@@ -279,7 +280,7 @@ class Run:
       step=at_step,
     )
     rate = self._parts.trainer.learning_rate(at_step)
-    return ValueError(
+    return UserError(
       f"{what} not finite in step {at_step}, counted from 0, learning rate "
       f"{rate:.3g}; the newest checkpoint is {self._newest.newest or 'none'}; "
       f"clips of the step: {', '.join(ids) or 'without ids'}"
@@ -305,7 +306,7 @@ class Run:
       )
     mean_ap = np.float32(result.summary()["mAP"])  # As `_best_map` holds it.
     if np.isnan(mean_ap) and self._experiment.exported == "best":
-      raise ValueError(
+      raise UserError(
         "train.exported = 'best': no checkpoint can be the best, as no class "
         "has positive and negative validation clips."
       )
@@ -319,7 +320,7 @@ class Run:
     exported = self._experiment.exported
     path = {"last": self._newest, "best": self._best}[exported].newest
     if path is None:  # best/ was deleted.
-      raise ValueError(f"there is no {exported} checkpoint to export.")
+      raise UserError(f"there is no {exported} checkpoint to export.")
     folder = self._workdir.join("saved_model")
     self._experiment.export(
       path,
@@ -353,12 +354,12 @@ def _check_places(strategy, data_dir, workdir_path, data_workers) -> None:
     return
   for name, path in (("data_dir", data_dir), ("workdir", workdir_path)):
     if "://" not in path:
-      raise ValueError(
+      raise UserError(
         f"--{name}={path}: the hosts of this TPU are other machines, which "
         "do not see this one's disk: give a folder of a bucket, gs://..."
       )
   if data_workers:
-    raise ValueError(
+    raise UserError(
       "--data_service is for a pipeline on this machine; the hosts of this "
       "TPU are others."
     )

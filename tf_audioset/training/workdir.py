@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tf_audioset.data import labels
 from tf_audioset.runtime import gin_config, storage
+from tf_audioset.runtime.errors import UserError
 from tf_audioset.training import reporting
 
 _CONFIG = "config.gin"
@@ -32,7 +33,7 @@ class WorkDir:
     """Notes the path.
 
     Raises:
-      ValueError: If TensorFlow could not read checkpoints there, or the bucket
+      UserError: If TensorFlow could not read checkpoints there, or the bucket
         does not answer.
     """
     storage.check_no_pattern(path)
@@ -51,7 +52,7 @@ class WorkDir:
       create: Make the directory if it is missing; else nothing is locked then.
 
     Raises:
-      ValueError: If another process is at work there.
+      UserError: If another process is at work there.
     """
     if create:
       tf.io.gfile.makedirs(self.path)
@@ -65,7 +66,7 @@ class WorkDir:
       fixed: Name -> value, as `describe` wrote them.
 
     Raises:
-      ValueError: Naming the first difference.
+      UserError: Naming the first difference.
     """
     path = self.join(_RUN)
     if not tf.io.gfile.exists(path):
@@ -74,7 +75,7 @@ class WorkDir:
       begun_with = json.load(file)
     for name, value in fixed.items():
       if begun_with.get(name, value) != value:  # Older runs have fewer.
-        raise ValueError(
+        raise UserError(
           f"{path}: this run was begun with {name} {begun_with.get(name)}, not "
           f"{value}: continue with that, or choose another --workdir."
         )
@@ -148,7 +149,7 @@ def read_run(workdir: str) -> tuple[labels.ClassList, str]:
     The classes, and config.gin as text.
 
   Raises:
-    ValueError: If it does not say it.
+    UserError: If it does not say it.
   """
   try:
     with tf.io.gfile.GFile(os.path.join(workdir, _RUN)) as file:
@@ -156,12 +157,12 @@ def read_run(workdir: str) -> tuple[labels.ClassList, str]:
     with tf.io.gfile.GFile(os.path.join(workdir, _CONFIG)) as file:
       gin_text = file.read()
   except (ValueError, tf.errors.NotFoundError) as e:
-    raise ValueError(
+    raise UserError(
       f"{workdir}: no work directory of a training run, which would hold "
       f"{_RUN} and {_CONFIG}."
     ) from e
   if "classes" not in run:
-    raise ValueError(
+    raise UserError(
       f"{workdir}/{_RUN} does not hold the class list, as it was written by "
       "an older version: give the training command again, which adds it."
     )

@@ -14,6 +14,8 @@ import msgpack
 import numpy as np
 import tensorflow as tf
 
+from tf_audioset.runtime.errors import UserError
+
 # flax's msgpack extension types of an array and of a NumPy scalar.
 _ARRAY_TYPES = (1, 3)
 
@@ -28,13 +30,13 @@ def read_checkpoint(path: str) -> dict[str, np.ndarray]:
     Arrays by path; those of `frozen_params` are under "params/" as well.
 
   Raises:
-    ValueError: If it is no checkpoint of flax, or not the whole of one.
+    UserError: If it is no checkpoint of flax, or not the whole of one.
   """
   try:
     with tf.io.gfile.GFile(path, "rb") as file:
       content = file.read()
   except tf.errors.OpError as e:
-    raise ValueError(f"{path}: cannot be read: {e.message}") from e
+    raise UserError(f"{path}: cannot be read: {e.message}") from e
   try:
     tree = msgpack.unpackb(content, ext_hook=_array, strict_map_key=False)
     return {
@@ -44,7 +46,7 @@ def read_checkpoint(path: str) -> dict[str, np.ndarray]:
     }
   # msgpack raises what it likes, of several families.
   except Exception as e:
-    raise ValueError(
+    raise UserError(
       f"{path}: not a whole checkpoint in flax's msgpack form "
       f"({type(e).__name__}: {e})."
     ) from e
@@ -71,10 +73,10 @@ def num_classes(arrays: dict[str, np.ndarray]) -> int:
   """The width of the head.
 
   Raises:
-    ValueError: If there is no head.
+    UserError: If there is no head.
   """
   if "params/fc/bias" not in arrays:
-    raise ValueError("no params/fc/bias: not the checkpoint of a tagger.")
+    raise UserError("no params/fc/bias: not the checkpoint of a tagger.")
   return len(arrays["params/fc/bias"])
 
 
@@ -89,7 +91,7 @@ def assign(
     model: "resnet18", "efficientnet_b0" or "convnext_tiny".
 
   Raises:
-    ValueError: If an array is left over, a variable is left unset, or their
+    UserError: If an array is left over, a variable is left unset, or their
       shapes differ; naming them.
   """
   variables = {**_FAMILIES[model](tagger.backbone), **_dense("fc", tagger.head)}
@@ -109,7 +111,7 @@ def assign(
       if value.shape != tuple(variables[path].shape)
     ][:1]
   if problems:
-    raise ValueError(f"not the checkpoint of a {model}: {', '.join(problems)}.")
+    raise UserError(f"not the checkpoint of a {model}: {', '.join(problems)}.")
   assert len(variables) == len(tagger.variables)  # Or a family forgot one.
   for path, variable in variables.items():
     variable.assign(values[path])

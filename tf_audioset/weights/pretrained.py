@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tf_audioset.data import labels
 from tf_audioset.runtime import messages
+from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import export
 
 # What TensorFlow puts behind a variable's name in a checkpoint.
@@ -32,7 +33,7 @@ def load(path: str, tagger: tf.keras.Model, classes: labels.ClassList) -> str:
     What was done, in a line.
 
   Raises:
-    ValueError: If there are no weights, or they are another model's.
+    UserError: If there are no weights, or they are another model's.
   """
   checkpoint, known_classes = _find(path)
   try:
@@ -43,7 +44,7 @@ def load(path: str, tagger: tf.keras.Model, classes: labels.ClassList) -> str:
       if key.endswith(_VALUE) and "OPTIMIZER_SLOT" not in key
     }
   except (ValueError, tf.errors.OpError) as e:
-    raise ValueError(f"{checkpoint}: the checkpoint cannot be read.") from e
+    raise UserError(f"{checkpoint}: the checkpoint cannot be read.") from e
   names = _names(tagger)
   if "model_variables/0" in shapes:  # An export: numbers, in this order.
     keys = [f"model_variables/{i}" for i in range(len(names))]
@@ -61,12 +62,12 @@ def load(path: str, tagger: tf.keras.Model, classes: labels.ClassList) -> str:
     if name.startswith("head/"):
       shape[-1] = num_classes
     if shape != shapes.get(key):
-      raise ValueError(
+      raise UserError(
         f"{path} does not fit this model: {name} has the shape {shape} in the "
         f"model and {shapes.get(key, 'no counterpart')} there."
       )
   for key in sorted(set(there) - set(keys)):
-    raise ValueError(
+    raise UserError(
       f"{path} does not fit this model, which has no {key}, of the shape "
       f"{shapes[key]} there."
     )
@@ -100,7 +101,7 @@ def _find(path: str) -> tuple[str, labels.ClassList | None]:
     try:
       exported = export.ExportedTagger(path)
     except ValueError as e:
-      raise ValueError(
+      raise UserError(
         f"{path}: no weights to start from: neither a checkpoint, nor a folder "
         "of them, a work directory or an exported SavedModel."
       ) from e

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_audioset.models import convnext, efficientnet, resnet
+from tf_audioset.runtime.errors import UserError
 
 # timm's name, our variable, how one becomes the other.
 _Pair = tuple[str, tf.Variable, Callable[[np.ndarray], np.ndarray]]
@@ -35,7 +36,7 @@ def assign(backbone: tf.keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
     arrays: timm's state dict.
 
   Raises:
-    ValueError: If an array is missing or left over, or has another shape.
+    UserError: If an array is missing or left over, or has another shape.
   """
   left = {
     name: value
@@ -45,19 +46,19 @@ def assign(backbone: tf.keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
   pairs = list(_pairs(backbone))
   for name, variable, convert in pairs:
     if name not in left:
-      raise ValueError(f"there is no {name}, which {backbone.name} needs.")
+      raise UserError(f"there is no {name}, which {backbone.name} needs.")
     value = convert(np.asarray(left.pop(name), np.float32))
     if list(value.shape) != variable.shape.as_list():
-      raise ValueError(
+      raise UserError(
         f"{name} has the shape {list(value.shape)} in our layout; "
         f"{backbone.name} needs {variable.shape.as_list()}."
       )
     variable.assign(value)
   if left:
-    raise ValueError(f"{backbone.name} has no place for {', '.join(left)}.")
+    raise UserError(f"{backbone.name} has no place for {', '.join(left)}.")
   unset = len(backbone.variables) - len(pairs)
   if unset:
-    raise ValueError(f"{unset} variables of {backbone.name} are not in there.")
+    raise UserError(f"{unset} variables of {backbone.name} are not in there.")
 
 
 def _pairs(backbone) -> Iterator[_Pair]:
