@@ -22,6 +22,7 @@ _ORDER = (
   "weights",
   "training",
   "experiment",
+  "compilation",
   "commands",
 )
 # The only module that may use what TensorFlow does not promise to keep.

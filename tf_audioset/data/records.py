@@ -20,10 +20,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.ops import script_ops
 
 from tf_audioset.data import audio as audio_lib
 from tf_audioset.data import flac
+from tf_audioset.runtime import tf_internals
 
 SAMPLE_RATE_HZ = 16000
 DECODERS = (*flac.DECODERS, "tfio")  # Of FLAC; the first is the default.
@@ -297,10 +297,10 @@ def _decode_flac(audio, num_samples, positions, crop_samples, decoder):
   return waveforms, lengths, np.array(reasons, object)
 
 
-# tf.numpy_function numbers its functions as they come. Under a name of its own
-# a graph's function is found in another process too, as `data_service` needs.
-_DECODE_FLAC = "tf_audioset.records._decode_flac"
-script_ops._py_funcs._funcs[_DECODE_FLAC] = _decode_flac
+# Found in other processes too, as `data.service` needs.
+_DECODE_FLAC = tf_internals.name_numpy_function(
+  "tf_audioset.records._decode_flac", _decode_flac
+)
 
 
 def _aligned(shape):

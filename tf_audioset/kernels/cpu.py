@@ -25,9 +25,9 @@ import functools
 from collections.abc import Callable
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
 
-from tf_audioset.models import pooling
+from tf_audioset.kernels import pooling
+from tf_audioset.runtime import tf_internals
 
 # Up to this width of what it makes, a convolution is quicker as a product.
 _NARROW = 2
@@ -147,9 +147,7 @@ def applies(training: bool) -> bool:
 
 def in_xla() -> bool:
   """Whether what is being built will be compiled by XLA, as on a TPU."""
-  return control_flow_util.GraphOrParentsInXlaContext(
-    tf.compat.v1.get_default_graph()
-  )
+  return tf_internals.in_xla()
 
 
 def layer_norm(

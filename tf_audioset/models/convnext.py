@@ -9,12 +9,11 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.kernels import cpu
+from tf_audioset.kernels import cpu, pooling
 from tf_audioset.models import (
   convolution,
   depthwise,
   gelu,
-  pooling,
   stochastic,
   weights,
 )

@@ -12,8 +12,8 @@ import math
 import gin
 import tensorflow as tf
 
-from tf_audioset.kernels import cpu
-from tf_audioset.models import convolution, depthwise, pooling, stochastic
+from tf_audioset.kernels import cpu, pooling
+from tf_audioset.models import convolution, depthwise, stochastic
 from tf_audioset.runtime import gin_config
 from tf_audioset.runtime.errors import UserError
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import convolution, pooling
+from tf_audioset.kernels import pooling
+from tf_audioset.models import convolution
 from tf_audioset.runtime.errors import UserError
 
 # Blocks in the four stages, and whether they are bottlenecks.

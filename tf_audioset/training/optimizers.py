@@ -15,7 +15,7 @@ from typing import Union
 import gin
 import tensorflow as tf
 
-from tf_audioset.runtime import gin_config
+from tf_audioset.runtime import gin_config, tf_internals
 from tf_audioset.runtime.errors import UserError
 
 # addons' are of the legacy kind.
@@ -385,8 +385,7 @@ def learning_rate(optimizer: Optimizer, step: tf.Tensor) -> tf.Tensor:
   """float32 scalar: that of the update from `step` (from 0) to `step` + 1."""
   rate = optimizer.learning_rate
   if not isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
-    # The public one is a variable, with the rate of the last update.
-    rate = optimizer._learning_rate
+    rate = tf_internals.schedule_of(optimizer)
   return tf.cast(rate(step) if callable(rate) else rate, tf.float32)
 
 
@@ -397,6 +396,6 @@ def create_slots(
   check that each one was found.
   """
   if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
-    optimizer._create_all_weights(variables)  # It has no public name.
+    tf_internals.create_slots(optimizer, variables)
   else:
     optimizer.build(variables)

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_audioset.evaluation import metrics
-from tf_audioset.runtime import storage
+from tf_audioset.runtime import storage, tf_internals
 
 _METRICS_FILE = "metrics.jsonl"
 _PACKAGES = (
@@ -228,10 +228,7 @@ def _event_file(workdir: str, name: str, next_step: int):
     step=next_step,
     session_log=tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START),
   )
-  # tf.summary has no function for it.
-  tf.raw_ops.ImportEvent(
-    writer=writer._resource, event=restart.SerializeToString()
-  )
+  tf_internals.import_event(writer, restart)
   return writer
 
 
