@@ -228,7 +228,8 @@ def test_a_tpu_scores_the_clips_of_its_length(tmp_path):
   )
   as_if = (
     "import functools, runpy, sys, tensorflow as tf;"
-    "from tf_audioset import distribution, export;"
+    "from tf_audioset.runtime import distribution;"
+    "from tf_audioset.serving import export;"
     "distribution.strategy = lambda tpu: tf.distribute.OneDeviceStrategy(tpu);"
     "export.ReplicatedTagger = functools.partial("
     "  export.ReplicatedTagger, jit_compile=True);"

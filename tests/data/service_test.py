@@ -65,7 +65,7 @@ def test_what_the_processes_cannot_read_is_refused(tmp_path):
 def test_a_run_ends_when_one_of_its_processes_does():
   code = """
 import time
-from tf_audioset import data_service
+from tf_audioset.data import service as data_service
 data_service.start(1)
 print("started", flush=True)
 time.sleep(60)
