@@ -6,14 +6,11 @@ import json
 import pytest
 
 from tests import command, small, toy
-from tf_audioset import (
-  config,
-  data,
-  distribution,
-  prepared,
-  reporting,
-  training,
-)
+from tf_audioset import experiment
+from tf_audioset.data import pipeline as pipeline_lib
+from tf_audioset.data import prepared
+from tf_audioset.runtime import distribution, gin_config
+from tf_audioset.training import reporting
 
 
 @pytest.fixture(name="folder", scope="module")
@@ -97,13 +94,13 @@ def test_after_a_stop_those_before_it_count_as_well(tmp_path, monkeypatch):
   (tmp_path / "records").mkdir()
   toy.write_dataset(tmp_path / "records")
   split = prepared.find_split(str(tmp_path / "records"), "train")
-  pipeline = data.Pipeline()
+  pipeline = pipeline_lib.Pipeline()
   for step in (0, 2):
     ids = pipeline.training_ids(split, batch_size=8, seed=0, step=step)
     _damage(tmp_path, ids[-1].encode())
 
   def train(limit):
-    config.load(
+    gin_config.load(
       ["gin/quickstart.gin"],
       [
         *small.BINDINGS,
@@ -113,7 +110,7 @@ def test_after_a_stop_those_before_it_count_as_well(tmp_path, monkeypatch):
         f"Pipeline.max_bad_records = {limit}",
       ],
     )
-    training.train(
+    experiment.Experiment().run(
       distribution.strategy(None),
       str(tmp_path / "records"),
       str(tmp_path / "run"),
