@@ -22,14 +22,12 @@ import os
 import pathlib
 import re
 import subprocess
-import sys
 import tempfile
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from tf_audioset import cli
+from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 _PEERS = (
@@ -93,9 +91,9 @@ def main() -> int:
 
 def _check_flags(peers):
   if not FLAGS.gin_file and not peers:
-    raise ValueError("give --gin_file for an experiment, or --peers.")
+    raise UserError("give --gin_file for an experiment, or --peers.")
   if not FLAGS.parts or set(FLAGS.parts) - set(_PARTS):
-    raise ValueError(
+    raise UserError(
       f"--parts={','.join(FLAGS.parts)}: allowed are frontend, step, or both."
     )
   has_packages = (
@@ -109,7 +107,7 @@ def _check_flags(peers):
   except OSError:
     is_usable = False
   if not is_usable:
-    raise ValueError(
+    raise UserError(
       f"--tpu_python={python} is no interpreter with jax and libtpu: run make "
       ".venv-tpu/installed, or pip install -r benchmarks/requirements-tpu.txt "
       "in an environment of its own and give its bin/python."
@@ -189,7 +187,7 @@ def _compile(script: str, *arguments: str) -> dict:
     The report of `tpu_compiler.report`.
 
   Raises:
-    ValueError: If the script says what is wrong in one line.
+    UserError: If the script says what is wrong in one line.
     RuntimeError: If it fails in another way; with its standard error.
   """
   # libtpu writes a log of its own in every case.
@@ -202,7 +200,7 @@ def _compile(script: str, *arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
   mistakes = re.findall(r"^\w+: error: (.*)$", done.stderr, re.MULTILINE)
   if mistakes:
-    raise ValueError(mistakes[-1])
+    raise UserError(mistakes[-1])
   raise RuntimeError(f"{script} failed:\n{done.stderr}")
 
 

@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
+import flax_models
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tpu_compiler
 from jax import lax
 from jax.sharding import SingleDeviceSharding
-
-from benchmarks import flax_models, tpu_compiler
 
 _CLIPS = 256
 _IMAGES = 128

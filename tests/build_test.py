@@ -21,7 +21,6 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _FOLDERS = (
   "tf_audioset",
   "tf_audioset/models",
-  "benchmarks",
   "tools",
   "tests",
   "tests/models",
@@ -67,7 +66,7 @@ def _imported(file: pathlib.Path) -> tuple[set[str], set[str]]:
   for name in names:
     path = pathlib.Path(name.replace(".", "/"))
     top = path.parts[0]
-    if top in ("tf_audioset", "benchmarks", "tools", "tests"):
+    if top in ("tf_audioset", "tools", "tests"):
       if (_ROOT / path.with_suffix(".py")).exists():
         labels.add(_label(path.with_suffix(".py")))
       elif (

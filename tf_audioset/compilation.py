@@ -9,14 +9,12 @@ well: an op that XLA does not know, or a shape that is not static.
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 from collections.abc import Sequence
 
-import gin
 import tensorflow as tf
 
-from tf_audioset import config, tagger, training
+from tf_audioset import experiment
+from tf_audioset.runtime import gin_config
 
 
 def load_as_on_tpu(
@@ -26,7 +24,7 @@ def load_as_on_tpu(
   batch_size: int,
   precision: str = "mixed_bfloat16",
 ) -> None:
-  """Loads an experiment with `config.load`, for the batch of a TPU's core.
+  """Loads an experiment with `gin_config.load`, for a TPU core's batch.
 
   Args:
     gin_files: Experiment.
@@ -34,7 +32,7 @@ def load_as_on_tpu(
     batch_size: Of one core.
     precision: As `train.precision`.
   """
-  config.load(
+  gin_config.load(
     gin_files,
     [
       *bindings,
@@ -54,20 +52,23 @@ def loop_hlo(
   Args:
     num_classes: Width of the targets.
     num_steps: In a loop; the batch is `train.global_batch_size`. A loop of one
-      is straight-line code.
+      step is straight-line code.
     stage: "hlo", "hlo_serialized" or "optimized_hlo", see the module's
       docstring.
 
   Returns:
     HLO as text, or a serialized HloModuleProto.
   """
-  with _built(num_classes) as (trainer, _, batch_size, num_samples):
-    shape = [num_steps, batch_size]
-    loop = tf.function(trainer.train_on, jit_compile=True)
-    return loop.experimental_get_compiler_ir(
-      tf.TensorSpec([*shape, num_samples], tf.int16),
-      tf.TensorSpec([*shape, num_classes]),
-    )(stage=stage)
+  run = experiment.Experiment()
+  trainer, _, _ = run.build(
+    tf.distribute.OneDeviceStrategy("/cpu:0"), num_classes=num_classes
+  )
+  shape = [num_steps, run.global_batch_size]
+  loop = tf.function(trainer.train_on, jit_compile=True)
+  return loop.experimental_get_compiler_ir(
+    tf.TensorSpec([*shape, run.pipeline.crop_samples], tf.int16),
+    tf.TensorSpec([*shape, num_classes]),
+  )(stage=stage)
 
 
 def front_end_hlo(*, stage: str = "hlo_serialized") -> str | bytes:
@@ -79,32 +80,11 @@ def front_end_hlo(*, stage: str = "hlo_serialized") -> str | bytes:
   Returns:
     As `loop_hlo`.
   """
-  with _built(num_classes=1) as (_, model, batch_size, num_samples):
-    features = tf.function(
-      lambda waveform: model.frontend(tagger.to_float(waveform)),
-      jit_compile=True,
-      autograph=False,
-    )
-    return features.experimental_get_compiler_ir(
-      tf.TensorSpec([batch_size, num_samples], tf.int16)
-    )(stage=stage)
-
-
-@contextlib.contextmanager
-def _built(num_classes):
-  """Yields the experiment's trainer, tagger, batch size and crop in samples."""
-  bindings = gin.get_bindings("train")
-  known = inspect.signature(training.build).parameters
-  # `train` leaves the policy behind that the experiment asks for.
-  policy = tf.keras.mixed_precision.global_policy()
-  try:
-    trainer, model, _ = training.build(
-      tf.distribute.OneDeviceStrategy("/cpu:0"),
-      num_classes=num_classes,
-      steps_per_epoch=100,
-      **{name: value for name, value in bindings.items() if name in known},
-    )
-    num_samples = bindings["pipeline"].crop_samples
-    yield trainer, model, bindings["global_batch_size"], num_samples
-  finally:
-    tf.keras.mixed_precision.set_global_policy(policy)
+  run = experiment.Experiment()
+  _, tagger, _ = run.build(
+    tf.distribute.OneDeviceStrategy("/cpu:0"), num_classes=1
+  )
+  features = tf.function(tagger.features, jit_compile=True, autograph=False)
+  return features.experimental_get_compiler_ir(
+    tf.TensorSpec([run.global_batch_size, run.pipeline.crop_samples], tf.int16)
+  )(stage=stage)
