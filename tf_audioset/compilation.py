@@ -84,7 +84,12 @@ def front_end_hlo(*, stage: str = "hlo_serialized") -> str | bytes:
   _, tagger, _ = run.build(
     tf.distribute.OneDeviceStrategy("/cpu:0"), num_classes=1
   )
-  features = tf.function(tagger.features, jit_compile=True, autograph=False)
-  return features.experimental_get_compiler_ir(
-    tf.TensorSpec([run.global_batch_size, run.pipeline.crop_samples], tf.int16)
-  )(stage=stage)
+  features = tf.function(
+    lambda waveform: tagger.features(waveform),
+    jit_compile=True,
+    autograph=False,
+  )
+  shape = [run.global_batch_size, run.pipeline.crop_samples]
+  return features.experimental_get_compiler_ir(tf.TensorSpec(shape, tf.int16))(
+    stage=stage
+  )
