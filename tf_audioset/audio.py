@@ -46,7 +46,7 @@ _CANCELLED_DB = 20.0
 _SILENT_RMS = 1e-4
 # Every so many samples are looked at to compare them; a prime, so that it is
 # no part of a period.
-_STRIDE = 7
+_STRIDE = 31
 
 
 class Decoded(NamedTuple):
@@ -202,10 +202,10 @@ class _Mixer:
     mono = sum(channels.T) / np.float32(channels.shape[1])
     if channels.shape[1] > 1:
       # Without the constant part, which may be equal in channels that are not.
-      share = len(channels) / _STRIDE
-      self._power += share * channels[::_STRIDE].var(axis=0).mean()
-      self._mono_power += share * mono[::_STRIDE].var()
-      self._num_samples += share
+      some = channels[::_STRIDE].T.copy()
+      self._power += len(mono) * some.var(axis=1).mean()
+      self._mono_power += len(mono) * some.mean(axis=0).var()
+      self._num_samples += len(mono)
     return mono
 
   def remarks(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 # Bytes searched at once.
@@ -33,6 +34,8 @@ class Part(NamedTuple):
   cut: str = ""
   # Whether the length that FFmpeg states comes from the header.
   is_length_known_to_ffmpeg: bool = False
+  # Decoded, but not wanted, at its beginning.
+  skipped_frames: int = 0
   remarks: tuple[str, ...] = ()
 
 
@@ -62,15 +65,25 @@ class Bytes:
 
   def find(self, wanted: bytes, begin: int = 0, end: int | None = None) -> int:
     """Returns where `wanted` begins next, before `end`; -1 if nowhere."""
+    return next(self.find_all((wanted,), begin, end), -1)
+
+  def find_all(
+    self, wanted: Sequence[bytes], begin: int = 0, end: int | None = None
+  ) -> Iterator[int]:
+    """Yields where any of some byte strings begins, in order, before `end`."""
     end = self.size if end is None else min(end, self.size)
-    overlap = len(wanted) - 1
+    overlap = max(map(len, wanted)) - 1
     while begin < end:
-      size = min(_BLOCK_BYTES, end - begin)
-      place = self.read(begin, size + overlap).find(wanted)
-      if 0 <= place < size:
-        return begin + place
-      begin += size
-    return -1
+      num_bytes = min(_BLOCK_BYTES, end - begin)
+      block = self.read(begin, num_bytes + overlap)
+      places = set()
+      for string in wanted:
+        place = block.find(string)
+        while 0 <= place < num_bytes:
+          places.add(begin + place)
+          place = block.find(string, place + 1)
+      yield from sorted(places)
+      begin += num_bytes
 
 
 class Window(io.RawIOBase):

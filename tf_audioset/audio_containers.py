@@ -63,6 +63,7 @@ _TRANSPORT_PACKET_BYTES = 188
 
 # What `other_kind_of` says of what it does not know either.
 UNKNOWN = "of no known audio format"
+ZEROS = "zeros, without any audio"
 _NOT_AUDIO = (
   ("a zip archive", b"PK\x03\x04"),
   ("a zip archive", b"PK\x05\x06"),
@@ -235,7 +236,7 @@ def other_kind_of(head: bytes) -> str:
   if not head:
     return "empty"
   if not any(head):
-    return "nothing but zeros"
+    return ZEROS
   for kind, signature in _NOT_AUDIO:
     if head.startswith(signature):
       return kind

@@ -7,6 +7,7 @@ Which of them is chosen by a file's content.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import io
 import os
@@ -31,7 +32,7 @@ _FOR_LIBSNDFILE = {
   "aiff": audio_headers.aiff,
   "au": audio_headers.au,
   "caf": audio_headers.caf,
-  "flac": audio_streams.flac_parts,
+  "flac": audio_streams.whole,  # And `flac_rest`, when that is decoded.
   **dict.fromkeys(
     ("avr", "ircam", "nist", "paf", "pvf", "svx", "wve", "xi"),
     audio_streams.whole,
@@ -118,12 +119,15 @@ class Recording:
       AudioError: When the blocks before are out: if a part cannot be decoded,
         or is shorter than its header says.
     """
-    for part in self._parts:
-      seconds = 0.0
+    for part in self._parts:  # Some may be added meanwhile.
+      num_frames = collections.Counter()  # By rate.
       with self._decoder(part) as decoder:
         for block in decoder.blocks(block_seconds):
-          seconds += len(block.channels) / block.rate_hz
+          num_frames[block.rate_hz] += len(block.channels)
           yield block
+        if self.container == "flac" and decoder.has_unread():
+          self._parts += audio_streams.flac_rest(self._bytes, part)
+        seconds = sum(n / rate_hz for rate_hz, n in num_frames.items())
         self._add_remarks(part.remarks)
         self._add_remarks(decoder.remarks)
         self._check_length(part, decoder.promised_seconds, seconds)
@@ -156,14 +160,14 @@ class Recording:
   def _check_unknown(self, head):
     """Raises an error for what is surely not audio."""
     kind = audio_containers.other_kind_of(head)
-    if kind == audio_containers.UNKNOWN:
+    may_follow = (audio_containers.UNKNOWN, audio_containers.ZEROS)
+    if kind in may_follow:
       # FFmpeg knows more containers, and finds sound behind junk.
       with contextlib.suppress(AudioError):
         part = Part(0, self._bytes.size)
         with AvDecoder(self.path, self._bytes, part) as decoder:
           found = decoder.format
-        lead = self._bytes.read(0, 1 << 20)
-        frames = audio_containers.frames_in(lead)
+        frames = audio_containers.frames_in(self._bytes.read(0, 1 << 20))
         if found not in _WEAK_FORMATS or frames:
           self.container = frames
           return

@@ -73,6 +73,7 @@ class SndfileDecoder:
     if part.prefix or (part.begin, part.end) != (0, file.size):
       source = Window(file.file, part)
     source.seek(0)
+    self._source = source
     with reading(path):
       if source is file.file and not isinstance(source, io.BytesIO):
         # Without a detour through Python.
@@ -114,9 +115,16 @@ class SndfileDecoder:
         return
       if not len(channels):
         return
+      skipped = max(self._part.skipped_frames - num_frames, 0)
       num_frames += len(channels)
       missing -= len(channels)
-      yield Block(channels, rate_hz)
+      if skipped < len(channels):
+        yield Block(channels[skipped:], rate_hz)
+
+  def has_unread(self) -> bool:
+    """Returns whether bytes are left behind all that was decoded."""
+    num_bytes = self._part.end - self._part.begin + len(self._part.prefix)
+    return self._source.tell() < num_bytes
 
   def _broken_flac(self, num_frames, block_frames):
     """What dr_flac makes of a file that was cut off or damaged, from there."""
@@ -210,6 +218,10 @@ class AvDecoder:
   def _in_seconds(self, time):
     return float(time * self._stream.time_base)
 
+  def has_unread(self) -> bool:
+    """Returns False: it reads to the end."""
+    return False
+
   def counted_seconds(self) -> float:
     """Returns the sum of the lengths of all frames, without decoding them."""
     with reading(self._path):
@@ -218,75 +230,124 @@ class AvDecoder:
 
   def blocks(self, block_seconds: float) -> Iterator[Block]:
     """Decodes to the end; see `audio_decoding.Recording.blocks`."""
-    waiting, num_waiting, rate_hz = [], 0, 0
-    for channels, frame_rate_hz in self._frames():
-      # Both may change in the middle of a stream.
-      is_other = waiting and (
-        frame_rate_hz != rate_hz or len(channels) != len(waiting[0])
-      )
-      if is_other or num_waiting > block_seconds * rate_hz:
-        if waiting:
-          yield Block(np.concatenate(waiting, axis=1).T, rate_hz)
-        waiting, num_waiting = [], 0
-      rate_hz = frame_rate_hz
-      waiting.append(channels)
-      num_waiting += channels.shape[1]
-    if waiting:
-      yield Block(np.concatenate(waiting, axis=1).T, rate_hz)
+    frames = None
+    for frame in self._frames():
+      if frames is None or not frames.add(frame):
+        if frames:
+          yield frames.block()
+        frames = _Frames(self._path, frame, block_seconds)
+        frames.add(frame)
+    if frames:
+      yield frames.block()
 
   def _frames(self):
-    """(float32 [num_channels, n], rate in Hz) of each frame that decodes."""
-    seconds, failure, is_after_failure = 0.0, None, False
+    """The frames that decode and are not empty."""
+    failure, has_sound, is_after_failure = None, False, False
     for packet in self._packets():
+      # No `with reading()`, which costs as much as the rest of this.
       try:
-        with reading(self._path):
-          frames = [(_planes(f), f.sample_rate) for f in packet.decode()]
-      except AudioError as e:
+        frames = packet.decode()
+      except Exception as e:
         # Junk between frames is not decoded, either. Whether sound is missing
         # is seen by the length.
         failure = failure or e
-        is_after_failure = seconds > 0
+        is_after_failure = has_sound
         continue
-      for channels, rate_hz in frames:
-        if channels.shape[1]:
-          seconds += channels.shape[1] / rate_hz
-          yield channels, rate_hz
+      for frame in frames:
+        if frame.samples:
+          has_sound = True
+          yield frame
       if frames and is_after_failure:
         remark = "something between its frames cannot be decoded"
         self.remarks += [remark] * (remark not in self.remarks)
         is_after_failure = False
-    if failure and not seconds:
-      raise failure
+    if failure and not has_sound:
+      with reading(self._path):
+        raise failure
 
   def _packets(self):
-    packets = self._container.demux(self._stream)
-    done = object()
+    packets, done = self._container.demux(self._stream), object()
     while True:
       try:
-        with reading(self._path, "cannot be read to its end"):
-          packet = next(packets, done)
-      except AudioError:
-        # A length that is known says more.
+        packet = next(packets, done)
+      except Exception as e:
         if self.promised_seconds is None:
-          raise
-        return
+          with reading(self._path, "cannot be read to its end"):
+            raise e
+        return  # The length, which is known, says more.
       if packet is done:
         return
       yield packet
 
 
-def _planes(frame) -> np.ndarray:
-  """float32 [num_channels, num_frames] of samples of any type."""
-  samples = frame.to_ndarray()
-  if samples.dtype == np.uint8:
-    samples = (samples.astype(np.float32) - 128) / 128
-  elif samples.dtype.kind == "i":
-    full_scale = np.float32(1 << (8 * samples.dtype.itemsize - 1))
-    samples = samples.astype(np.float32) / full_scale
-  samples = samples.astype(np.float32, copy=False)
-  if frame.format.is_planar:
-    return samples
-  return samples.reshape(frame.samples, -1).T
+# By FFmpeg's names of the types of samples; a "p" behind them is for planes.
+_TYPES = {
+  "u8": np.uint8,
+  "s16": np.int16,
+  "s32": np.int32,
+  "s64": np.int64,
+  "flt": np.float32,
+  "dbl": np.float64,
+}
+
+
+class _Frames:
+  """Collects frames of one kind for a block.
+
+  PyAV's own `to_ndarray` of each frame, and joining them, takes three times as
+  long as this copy.
+  """
+
+  def __init__(self, path, frame, block_seconds):
+    """Makes room for frames like this one, and for at least one."""
+    self._rate_hz = frame.sample_rate
+    self._format = frame.format.name
+    self._num_channels = frame.layout.nb_channels
+    self._is_planar = frame.format.is_planar
+    dtype = _TYPES.get(self._format[:-1] if self._is_planar else self._format)
+    if dtype is None:
+      raise AudioError(
+        f"{path}: has samples of a type ({self._format}) unknown"
+      )
+    room = max(round(block_seconds * self._rate_hz), frame.samples)
+    shape = (room, self._num_channels)
+    self._samples = np.empty(shape[::-1] if self._is_planar else shape, dtype)
+    self._room = room
+    self._length = 0
+
+  def add(self, frame) -> bool:
+    """Copies a frame; returns False if it does not fit or is of another kind.
+
+    Rate and channels may change in the middle of a stream.
+    """
+    num, begin = frame.samples, self._length
+    if (
+      begin + num > self._room
+      or frame.sample_rate != self._rate_hz
+      or frame.format.name != self._format
+      or frame.layout.nb_channels != self._num_channels
+    ):
+      return False
+    dtype = self._samples.dtype
+    if self._is_planar:
+      for samples, plane in zip(self._samples, frame.planes):
+        samples[begin : begin + num] = np.frombuffer(plane, dtype, num)
+    else:
+      plane = np.frombuffer(frame.planes[0], dtype, num * self._num_channels)
+      self._samples[begin : begin + num] = plane.reshape(num, -1)
+    self._length += num
+    return True
+
+  def block(self) -> Block:
+    """Returns the frames as floats."""
+    samples = self._samples.T if self._is_planar else self._samples
+    samples = samples[: self._length]
+    if samples.dtype == np.uint8:
+      samples = (samples.astype(np.float32) - 128) / 128
+    elif samples.dtype.kind == "i":
+      full_scale = np.float32(1 << (8 * samples.dtype.itemsize - 1))
+      samples = samples.astype(np.float32) / full_scale
+    return Block(samples.astype(np.float32, copy=False), self._rate_hz)
 
 
 def _codec_in(file: Bytes, part: Part) -> str:

@@ -13,7 +13,6 @@ AVI, the LAME project's description of the Xing and LAME tags.
 
 from __future__ import annotations
 
-import itertools
 import struct
 
 from tf_audioset import audio_containers, flac
@@ -110,7 +109,7 @@ def _ogg_link(begin, end, streams):
 
 
 _MP3_TAGS = (b"Xing", b"Info", b"VBRI")
-_VBRI_OFFSET = 36
+_MP3_TAG_OFFSETS = (36, 21, 13)
 # How far behind the start of a file sound is looked for.
 _MP3_LEAD_BYTES = 1 << 20
 
@@ -121,9 +120,7 @@ def mp3(file: Bytes, begin: int) -> list[Part]:
   Each one that was encoded to a file has a frame in front that counts its
   frames; one that was encoded to a stream has none.
   """
-  heads = sorted(
-    itertools.chain.from_iterable(_mp3_heads(file, tag) for tag in _MP3_TAGS)
-  )
+  heads = list(_mp3_heads(file))
   if not heads:
     return whole(file, begin)
   begins = [place for place, _ in heads]
@@ -139,11 +136,11 @@ def mp3(file: Bytes, begin: int) -> list[Part]:
   ]
 
 
-def _mp3_heads(file, tag):
-  """(where the frame begins, seconds or None) of each frame with the tag."""
-  place = file.find(tag)
-  while place >= 0:
-    for offset in (_VBRI_OFFSET,) if tag == b"VBRI" else (36, 21, 13):
+def _mp3_heads(file):
+  """(where it begins, seconds or None) of each frame that counts the others."""
+  for place in file.find_all(_MP3_TAGS):
+    tag = file.read(place, 4)
+    for offset in _MP3_TAG_OFFSETS:
       begin = place - offset
       frame = file.read(begin, 400) if begin >= 0 else b""
       if (
@@ -152,7 +149,6 @@ def _mp3_heads(file, tag):
         and _mp3_tag_offset(frame, tag) == offset
       ):
         yield begin, _mp3_seconds(frame, tag, offset)
-    place = file.find(tag, place + 1)
 
 
 def _mp3_tag_offset(frame, tag):
@@ -161,7 +157,7 @@ def _mp3_tag_offset(frame, tag):
   if not is_layer_3:
     return 0
   if tag == b"VBRI":
-    return _VBRI_OFFSET
+    return 36
   is_mpeg_1, is_mono = frame[1] & 0x18 == 0x18, frame[3] & 0xC0 == 0xC0
   return {(1, 0): 36, (1, 1): 21, (0, 0): 21, (0, 1): 13}[is_mpeg_1, is_mono]
 
@@ -193,46 +189,67 @@ def _has_mp3_frames(file, begin, end):
   return audio_containers.frames_in(file.read(begin, num_bytes)) == "mp3"
 
 
-def flac_parts(file: Bytes, begin: int) -> list[Part]:
-  """Returns the recordings of a FLAC file."""
-  begins = []
-  place = begin
-  while place >= 0:
-    begins.append(place)
-    # STREAMINFO, of 34 bytes, is always the first block.
-    place = file.find(b"fLaC\0\0\0\x22", place + 1)
+# FLAC's mark and the head of its first block, STREAMINFO, which has 34 bytes.
+_FLAC = b"fLaC\0\0\0\x22"
+_FLAC_TOTAL = (1 << 36) - 1  # STREAMINFO's bits for the number of samples.
+
+
+def flac_rest(file: Bytes, part: Part) -> list[Part]:
+  """Returns what follows in a FLAC file behind all that its header counts.
+
+  Args:
+    file: The file.
+    part: What was decoded of it.
+
+  Returns:
+    The recordings that were joined to it; or the part again, as one whose
+    length is not known, if its header counts less than there is.
+  """
+  beyond = _flac_frames_beyond(file, part.begin)
+  # Searched together: the file is read once.
+  places = file.find_all((_FLAC, *beyond), part.begin + 4, part.end)
+  found = {place: file.read(place, 8) == _FLAC for place in places}
+  begins = [place for place, is_mark in found.items() if is_mark]
+  if begins or not found or part.prefix:
+    return [Part(*span) for span in zip(begins, [*begins[1:], part.end])]
+  head = bytearray(file.read(part.begin, 42))
+  total = int.from_bytes(head[18:26], "big") & _FLAC_TOTAL
+  head[21] &= 0xF0
+  head[22:26] = bytes(4)  # A total of 0 is not known.
   return [
-    _flac_part(file, *span) for span in zip(begins, [*begins[1:], file.size])
+    Part(
+      part.begin + 42,
+      part.end,
+      bytes(head),
+      skipped_frames=total,
+      remarks=("holds more samples than its header counts",),
+    )
   ]
 
 
-def _flac_part(file, begin, end):
+def _flac_frames_beyond(file, begin):
+  """Possible headers of the frame behind all that the file's header counts."""
   head = file.read(begin, 42)
   block = int.from_bytes(head[8:10], "big")
-  total = int.from_bytes(head[18:26], "big") & ((1 << 36) - 1)
+  total = int.from_bytes(head[18:26], "big") & _FLAC_TOTAL
   if not total or not block or head[8:10] != head[10:12]:
-    return Part(begin, end)
-  # A frame behind the last that is counted: the count is not up to date.
+    return []
   first, is_last = begin + 4, False
   while not is_last and len(block_head := file.read(first, 4)) == 4:
     is_last = block_head[0] & 0x80
     first += 4 + int.from_bytes(block_head[1:], "big")
-  start = bytearray(file.read(first, 4))
+  start = file.read(first, 4)
   number = -(-total // block)
   if len(start) < 4 or number > 0x10FFFF:
-    return Part(begin, end)
+    return []
   # Two channels may be coded in four ways, another one in each frame.
   is_stereo = head[20] >> 1 & 7 == 1
-  for channels in (1, 8, 9, 10) if is_stereo else (start[3] >> 4,):
-    start[3] = channels << 4 | start[3] & 15
-    header = flac.frame_header(bytes(start), number)
-    if file.find(header, first, end) >= 0:
-      unknown = bytearray(head)
-      unknown[21] &= 0xF0
-      unknown[22:26] = bytes(4)
-      remark = "holds more samples than its header counts"
-      return Part(begin + 42, end, bytes(unknown), remarks=(remark,))
-  return Part(begin, end)
+  return [
+    flac.frame_header(
+      start[:3] + bytes([channels << 4 | start[3] & 15]), number
+    )
+    for channels in ((1, 8, 9, 10) if is_stereo else (start[3] >> 4,))
+  ]
 
 
 def mp4(file: Bytes, begin: int) -> list[Part]:
