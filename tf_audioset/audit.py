@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import audio_files, clip_lists, labels, storage
+from tf_audioset import audio_files, clip_lists, columns, labels, storage
 
 JSON_FILE = "audit.json"
 TEXT_FILE = "audit.txt"
@@ -302,11 +302,4 @@ def _class_table(of_split) -> str:
     rows.append(
       [one["name"], *(f"{counts.get(head, 0):,}" for head in heads[1:])]
     )
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  return "\n".join(
-    "  ".join(
-      [row[0].ljust(widths[0])]
-      + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
-    )
-    for row in rows
-  )
+  return columns.columns(rows, num_left=1)

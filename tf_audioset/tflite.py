@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -56,7 +61,29 @@ def convert(
   )
   if int8_weights:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-  return converter.convert()
+  with _quiet():
+    return converter.convert()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps the converter's log back, 90 lines of it, unless it fails.
+
+  Most of it is written by C++, to the file of the standard error.
+  """
+  sys.stderr.flush()
+  with tempfile.TemporaryFile() as log, os.fdopen(os.dup(2), "wb") as screen:
+    os.dup2(log.fileno(), 2)
+    try:
+      yield
+    except BaseException:
+      sys.stderr.flush()
+      log.seek(0)
+      screen.write(log.read())
+      raise
+    finally:
+      sys.stderr.flush()
+      os.dup2(screen.fileno(), 2)
 
 
 class TFLiteTagger:

@@ -61,7 +61,7 @@ def main() -> None:
   import gin
   import tensorflow as tf
 
-  from tf_audioset import config, export, training
+  from tf_audioset import config, export, outputs, training
 
   classes, gin_text = training.read_run(FLAGS.workdir)
   checkpoint = _find_checkpoint()
@@ -72,6 +72,7 @@ def main() -> None:
     raise ValueError(
       f"{folder} has a version {version}: give another --version, or none."
     )
+  outputs.check_folder(folder, "output_dir")
   directory = os.path.join(folder, str(version))
   config.load([], [gin_text])
   run = gin.get_bindings("train")
@@ -139,7 +140,10 @@ def _find_checkpoint() -> str:
     path = os.path.join(FLAGS.workdir, folders[path])
   path = tf.train.latest_checkpoint(path) or path
   if not tf.io.gfile.exists(f"{path}.index"):
-    raise ValueError(f"--checkpoint={FLAGS.checkpoint}: no checkpoint {path}.")
+    raise ValueError(
+      f"--checkpoint={FLAGS.checkpoint}: no checkpoint {path}; give 'best', "
+      "'last', or a path of one, such as WORKDIR/checkpoints/ckpt-100."
+    )
   return path
 
 
