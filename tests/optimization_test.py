@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schedule and AdamW against optax's values."""
+"""Schedules and optimizers against optax, as values and as formulas."""
 
 import functools
 
@@ -193,19 +193,120 @@ def test_norms_and_biases_can_be_left_without_decay(name, replicas):
     assert np.abs(value - other[variable]).max() > 1e-3
 
 
-def test_lamb_equals_numpy():
+# The loss is a mean over 527 classes, so that most gradients of a model are
+# below 1e-7, where epsilon decides how large an update is.
+_GRADIENT_SIZES = 10.0 ** -np.arange(3, 12)
+_PEAK = 4e-3
+_RATES = _PEAK * np.r_[np.arange(5) / 5, 1.0, 0.7, 0.3, 0.05]
+_DECAY = 0.05
+# A column for each size; weights that start as scales, layer scales and biases
+# do, and one without any gradient.
+_START = {
+  "dense/kernel": lambda rng: 0.02 * rng.normal(size=[16, 9]),
+  "norm/gamma": lambda rng: np.ones(9),
+  "block/layer_scale": lambda rng: np.full(9, 1e-6),
+  "dense/bias": lambda rng: np.zeros(9),
+  "unused/bias": lambda rng: np.zeros(9),
+}
+
+
+def _gradients_of_all_sizes():
+  """Start and gradients of each step, float32; half of the tail is exactly 0."""
+  rng = np.random.default_rng(0)
+  start = {n: np.float32(make(rng)) for n, make in _START.items()}
+  gradients = []
+  for _ in _RATES:
+    gradient = {
+      n: rng.normal(size=p.shape) * _GRADIENT_SIZES for n, p in start.items()
+    }
+    gradient["dense/kernel"][:2] *= rng.integers(0, 2, [2, 9])
+    gradient["unused/bias"] *= 0
+    gradients.append({n: np.float32(g) for n, g in gradient.items()})
+  return start, gradients
+
+
+class _OptaxAdam:
+  """optax.scale_by_adam in float64."""
+
+  def __init__(self, epsilon):
+    self._epsilon = epsilon
+    self._count = self._m = self._v = 0
+
+  def __call__(self, gradient):
+    gradient = np.float64(gradient)
+    self._count += 1
+    self._m = 0.9 * self._m + 0.1 * gradient
+    self._v = 0.999 * self._v + 0.001 * gradient**2
+    m_hat = self._m / (1 - 0.9**self._count)
+    v_hat = self._v / (1 - 0.999**self._count)
+    return m_hat / (np.sqrt(v_hat) + self._epsilon)
+
+
+def _optax_trust_ratio(p, update):
+  norms = np.linalg.norm(p), np.linalg.norm(update)
+  return norms[0] / norms[1] if all(norms) else 1.0
+
+
+_OF_ALL_SIZES = {
+  "adamw, addons": (optimization.adamw, 1e-8, lambda p, update: 1.0),
+  "adamw, keras": (
+    functools.partial(optimization.adamw, implementation="keras"),
+    1e-8,
+    lambda p, update: 1.0,
+  ),
+  "lamb": (optimization.lamb, 1e-6, _optax_trust_ratio),
+}
+
+
+@pytest.mark.parametrize("name", _OF_ALL_SIZES)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_updates_are_optaxs_at_gradients_from_1e_3_to_1e_11(name, jit_compile):
+  make, epsilon, trust_ratio = _OF_ALL_SIZES[name]
+  start, gradients = _gradients_of_all_sizes()
+  variables = {n: tf.Variable(p, name=n) for n, p in start.items()}
+  optimizer = make(_Table(_RATES), _DECAY)
+  optimization.create_slots(optimizer, list(variables.values()))
+
+  @tf.function(jit_compile=jit_compile)
+  def apply(gradients):
+    optimization.apply_summed_gradients(
+      optimizer, gradients, list(variables.values())
+    )
+
+  adams = {n: _OptaxAdam(epsilon) for n in start}
+  for rate, gradient in zip(_RATES, gradients):
+    before = {n: np.float64(v) for n, v in variables.items()}
+    apply([tf.constant(g) for g in gradient.values()])
+    for n, p in before.items():
+      update = adams[n](gradient[n]) + _DECAY * p
+      update *= rate * trust_ratio(p, update)
+      change = np.float64(variables[n]) - p
+      # To 1e-5 of the greatest update, and the rounding of weights that decay
+      # and update in two steps.
+      limit = 1e-5 * np.abs(update).max() + 2**-23 * np.abs(p).max()
+      np.testing.assert_allclose(change, -update, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("make", [optimization.adamw, optimization.lamb])
+@pytest.mark.parametrize(
+  ("argument", "value"), [("epsilon", 0.0), ("beta_1", 1.0), ("beta_2", -0.1)]
+)
+def test_moments_out_of_range_are_refused(make, argument, value):
+  with pytest.raises(ValueError, match=f"{argument} is {value}"):
+    make(_Table([0.1]), 0.0, **{argument: value})
+
+
+def test_lamb_leaves_norms_and_biases_unscaled():
   start, gradients, actual = _trajectory(
     lambda: optimization.lamb(_rate(), 0.3, decay_norms_and_biases=False)
   )
   for name, p in start.items():
-    m = v = 0.0
-    for t, (gradient, rate) in enumerate(zip(gradients, (0.1, 0.02, 0.05)), 1):
-      m = 0.9 * m + 0.1 * gradient[name]
-      v = 0.999 * v + 0.001 * gradient[name] ** 2
-      update = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-6)
+    adam = _OptaxAdam(1e-6)
+    for gradient, rate in zip(gradients, (0.1, 0.02, 0.05)):
+      update = adam(gradient[name])
       if "kernel" in name:
         update += 0.3 * p
-        update *= np.linalg.norm(p) / np.linalg.norm(update)
+        update *= _optax_trust_ratio(p, update)
       p = p - rate * update
     np.testing.assert_allclose(actual[name], p, atol=1e-5)
 
