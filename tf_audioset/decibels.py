@@ -84,6 +84,10 @@ class DecibelMel(tf.keras.layers.Layer):
       momentum=norm_momentum, epsilon=norm_epsilon, dtype=tf.float32
     )
 
+  def num_samples(self, num_frames: int) -> int:
+    """Returns the length of the shortest waveform of so many frames."""
+    return (num_frames - 1) * self._stft["hop_samples"]
+
   def call(
     self,
     waveform: tf.Tensor,

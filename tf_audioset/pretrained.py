@@ -51,12 +51,12 @@ def load(path: str, tagger: tf.keras.Model, classes: labels.ClassList) -> str:
     there = [
       key
       for key in shapes
-      if key.startswith(("model/backbone/", "model/head/"))
+      if key.startswith(("model/frontend/", "model/backbone/", "model/head/"))
     ]
   num_classes = shapes.get(keys[-1], [0])[-1]
   for key, name, variable in zip(keys, names, tagger.variables):
     shape = variable.shape.as_list()
-    if name.startswith("head/"):
+    if _has_classes(name):
       shape[-1] = num_classes
     if shape != shapes.get(key):
       raise ValueError(
@@ -73,7 +73,7 @@ def load(path: str, tagger: tf.keras.Model, classes: labels.ClassList) -> str:
     is_same = known_classes == classes
   with messages.naming_broken(checkpoint):
     for key, name, variable in zip(keys, names, tagger.variables):
-      if is_same or not name.startswith("head/"):
+      if is_same or not _has_classes(name):
         variable.assign(reader.get_tensor(key + _VALUE))
   new = "" if is_same else "; the head is new"
   return f"starting from {checkpoint}, of {num_classes} classes{new}"
@@ -110,6 +110,11 @@ def _find(path: str) -> tuple[str, labels.ClassList | None]:
   with tf.io.gfile.GFile(run) as file:
     rows = json.load(file).get("classes")
   return checkpoint, labels.ClassList.from_json(rows) if rows else None
+
+
+def _has_classes(name: str) -> bool:
+  """Whether a variable has numbers for each class: the head's, but its norm."""
+  return name.startswith("head/") and not name.startswith("head/norm/")
 
 
 def _names(tagger) -> list[str]:

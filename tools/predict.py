@@ -246,7 +246,7 @@ def _timelines(tagger, files, thresholds, output) -> float:
   from tf_audioset import audio, picture, prediction
 
   rate_hz = tagger.sample_rate_hz
-  window_seconds = FLAGS.window_seconds or tagger.min_samples / rate_hz
+  window_seconds = FLAGS.window_seconds or tagger.window_samples / rate_hz
   hop_seconds = FLAGS.hop_seconds or window_seconds / 2
   audio_seconds = 0.0
   total_seconds = sum(map(audio.duration_seconds, files))
