@@ -273,10 +273,11 @@ def _read_torch_pickles(content: memoryview) -> dict[str, np.ndarray]:
   tree = unpickler.load()
   storages = {}
   for key in _Unpickler(file).load():
-    num = int.from_bytes(file.read(8), "little")
-    num_bytes = num * unpickler.storages[key].dtype.itemsize
+    length = file.read(8)
+    num_bytes = int.from_bytes(length, "little")
+    num_bytes *= unpickler.storages[key].dtype.itemsize
     storages[key] = file.read(num_bytes)
-    if len(storages[key]) != num_bytes:
+    if len(length) < 8 or len(storages[key]) < num_bytes:
       raise _Refused(f"cut off: it has {len(content)} bytes.")
   return _tensors(tree, storages.__getitem__)
 

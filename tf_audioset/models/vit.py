@@ -11,7 +11,7 @@ import gin
 import tensorflow as tf
 
 from tf_audioset import config
-from tf_audioset.models import gelu, stochastic
+from tf_audioset.models import cpu, gelu, stochastic, weights
 
 # Width and number of heads: table 1 of CED.
 _VARIANTS = {
@@ -128,7 +128,7 @@ class ViT(tf.keras.Model):
     x = tf.reshape(x, [-1, num_times * x.shape[2], self.embedding_size])
     drop = stochastic.depth(self._drop_rates, x, seed, training=training)
     for number, branch in enumerate(self.branches):
-      x += drop(branch(x), number)
+      x += drop(branch(x, training=training), number)
     x = tf.reshape(self.norm(x), [batch, -1, self.embedding_size])
     # In float32: in bfloat16 a sum over thousands loses most of them.
     return tf.cast(tf.reduce_mean(tf.cast(x, tf.float32), axis=1), x.dtype)
@@ -160,19 +160,19 @@ class _Attention(tf.keras.layers.Layer):
     self.qkv = _dense(3 * width)
     self.project = _dense(width)
 
-  def call(self, x):
+  def call(self, x, training=False):
     batch, num_tokens, width = _size(x, 0), _size(x, 1), x.shape[-1]
     head_width = width // self._num_heads
-    # As a matrix: on a CPU, its product takes the bias along.
-    qkv = self.qkv(tf.reshape(self.norm(x), [-1, width]))
+    qkv = self.qkv(tf.reshape(self.norm(x), [-1, width]), training=training)
     qkv = tf.reshape(qkv, [batch, num_tokens, 3, self._num_heads, head_width])
     # Each is [batch, heads, tokens, head_width].
     query, key, value = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))
     logits = tf.matmul(query * head_width**-0.5, key, transpose_b=True)
-    weights = tf.nn.softmax(tf.cast(logits, tf.float32))
-    x = tf.matmul(tf.cast(weights, value.dtype), value)
+    shares = tf.nn.softmax(tf.cast(logits, tf.float32))
+    x = tf.matmul(tf.cast(shares, value.dtype), value)
     rows = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1, width])
-    return tf.reshape(self.project(rows), [batch, num_tokens, width])
+    rows = self.project(rows, training=training)
+    return tf.reshape(rows, [batch, num_tokens, width])
 
 
 class _MLP(tf.keras.layers.Layer):
@@ -184,12 +184,22 @@ class _MLP(tf.keras.layers.Layer):
     self.widen = _dense(_EXPANSION * width)
     self.narrow = _dense(width)
 
-  def call(self, x):
+  def call(self, x, training=False):
     batch, num_tokens, width = _size(x, 0), _size(x, 1), x.shape[-1]
-    # As a matrix: on a CPU, its product takes bias and GELU along.
-    rows = tf.reshape(self.norm(x), [-1, width])
-    rows = self.narrow(gelu.gelu(self.widen(rows)))
+    rows = self.widen(tf.reshape(self.norm(x), [-1, width]), training=training)
+    rows = self.narrow(gelu.gelu(rows), training=training)
     return tf.reshape(rows, [batch, num_tokens, width])
+
+
+class _Dense(weights.FullPrecision, tf.keras.layers.Dense):
+  """Keras's, of a matrix: on a CPU, its product takes bias and GELU along."""
+
+  def call(self, x, training=False):
+    kernel, bias = (weights.cast(v, x.dtype) for v in (self.kernel, self.bias))
+    # TensorFlow joins the three only if the shape is known, which a variable's
+    # is not in an export.
+    bias = tf.ensure_shape(bias, self.bias.shape)
+    return cpu.add_bias(tf.matmul(x, kernel), bias, training=training)
 
 
 def _size(x, axis):
@@ -198,7 +208,7 @@ def _size(x, axis):
 
 
 def _dense(units):
-  return tf.keras.layers.Dense(units, kernel_initializer=_initializer())
+  return _Dense(units, kernel_initializer=_initializer())
 
 
 def _layer_norm():
