@@ -65,6 +65,11 @@ def _exported(model, tmp_path_factory):
   return folder
 
 
+@pytest.fixture(name="loaded", scope="module")
+def _loaded(exported):
+  return export.ExportedTagger(str(exported))
+
+
 def _sound(num_samples, seed=0):
   """Noise whose loudness changes, float32."""
   rng = np.random.default_rng(seed)
@@ -81,8 +86,7 @@ def _expected(arrays, waveform, num_heads=_NUM_HEADS):
 @pytest.mark.parametrize(
   "num_samples", [2400, 4900, 16000, 1011 * 160, 1012 * 160, 2500 * 160]
 )
-def test_the_export_is_numpys_at_any_length(arrays, exported, num_samples):
-  loaded = export.ExportedTagger(str(exported))
+def test_the_export_is_numpys_at_any_length(arrays, loaded, num_samples):
   waveform = _sound(num_samples)
   scores, embedding = loaded.score(waveform[np.newaxis])
   wanted_scores, wanted_embedding = _expected(arrays, waveform)
@@ -91,8 +95,7 @@ def test_the_export_is_numpys_at_any_length(arrays, exported, num_samples):
   np.testing.assert_allclose(embedding[0], wanted_embedding, atol=limit)
 
 
-def test_only_what_is_shorter_than_a_patch_is_padded(arrays, exported):
-  loaded = export.ExportedTagger(str(exported))
+def test_only_what_is_shorter_than_a_patch_is_padded(arrays, loaded):
   assert (loaded.min_samples, loaded.padding) == (2400, "zero")
   assert loaded.window_samples == 160000
   waveform = _sound(1000)
@@ -160,9 +163,13 @@ def test_the_imported_model_gives_ceds_scores(imported):
     assert (error < limits).all(), (name, error.max(axis=1))
 
 
-def test_golden_log_mels_give_golden_scores(imported):
+def _golden_arrays():
+  return ced.read_checkpoint(str(reference.golden("ced_tiny.safetensors.gz")))
+
+
+def test_golden_log_mels_give_golden_scores():
   """From there on, nothing is lost to the transform's rounding."""
-  arrays = ced.read_checkpoint(reference.golden("ced_tiny.safetensors.gz"))
+  arrays = _golden_arrays()
   with np.load(reference.golden("ced_tiny_expected.npz")) as file:
     golden = dict(file)
   model = _tagger("ced_tiny", 12, 527)
@@ -184,7 +191,7 @@ def test_imports_are_starting_points_for_any_classes(imported, place):
   model = _tagger("ced_tiny", 12)
   classes = labels.ClassList.from_names("abc")
   pretrained.load(str(imported / place), model, classes)
-  arrays = ced.read_checkpoint(reference.golden("ced_tiny.safetensors.gz"))
+  arrays = _golden_arrays()
   for name, variable, convert in ced._pairs(model):
     if not name.startswith("outputlayer.1."):
       np.testing.assert_array_equal(variable, convert(arrays[name]))
@@ -193,42 +200,38 @@ def test_imports_are_starting_points_for_any_classes(imported, place):
   assert "ViT.variant = 'tiny'" in text and "DecibelMel.top_db = 120" in text
 
 
-def test_fine_tuning_trains_all_and_a_frozen_model_its_head(
-  exported, arrays, tmp_path
-):
-  data_dir = tmp_path / "data"
+def test_fine_tuning_trains_all_of_it(exported, arrays, tmp_path):
+  data_dir, workdir = tmp_path / "data", tmp_path / "run"
   data_dir.mkdir()
   toy.write_dataset(data_dir)
-  classes = labels.ClassList.from_names(toy.NAMES)
-  for freeze in (False, True):
-    workdir = tmp_path / f"run{freeze}"
-    command.succeed(
-      "-m",
-      "tf_audioset.train",
-      f"--gin_file={ced.gin_file(_MODEL)}",
-      "--gin_file=gin/ced/finetune.gin",
-      f"--data_dir={data_dir}",
-      f"--workdir={workdir}",
-      f"--init_from={exported}",
-      *(
-        f"--gin_bindings={binding}"
-        for binding in (
-          f"ViT.depth = {_DEPTH}",
-          f"Tagger.freeze_backbone = {freeze}",
-          "Pipeline.crop_seconds = 0.5",
-          "train.global_batch_size = 8",
-          "train.num_epochs = 1",
-          "WarmupCosine.warmup_epochs = 0",
-        )
-      ),
-    )
-    loaded = export.ExportedTagger(str(workdir / "saved_model"))
-    assert loaded.classes == classes and loaded.min_samples == 8000
-    trained = _tagger()
-    pretrained.load(str(workdir), trained, classes)
-    for name, variable, convert in ced._pairs(trained):
-      is_same = np.array_equal(variable, convert(arrays[name]))
-      assert is_same == (freeze and not name.startswith("outputlayer.")), name
+  command.succeed(
+    "-m",
+    "tf_audioset.train",
+    f"--gin_file={ced.gin_file(_MODEL)}",
+    "--gin_file=gin/ced/finetune.gin",
+    f"--data_dir={data_dir}",
+    f"--workdir={workdir}",
+    f"--init_from={exported}",
+    *(
+      f"--gin_bindings={binding}"
+      for binding in (
+        f"ViT.depth = {_DEPTH}",
+        "Pipeline.crop_seconds = 0.5",
+        "train.global_batch_size = 8",
+        "train.num_epochs = 1",
+        "WarmupCosine.warmup_epochs = 0",
+      )
+    ),
+  )
+  loaded = export.ExportedTagger(str(workdir / "saved_model"))
+  assert loaded.classes == _CLASSES and loaded.min_samples == 8000
+  trained = _tagger()
+  pretrained.load(str(workdir), trained, _CLASSES)
+  for name, variable, convert in ced._pairs(trained):
+    value, before = variable.numpy(), convert(arrays[name])
+    assert not np.array_equal(value, before), name
+    # A few steps at a small rate: the start is still to be seen.
+    assert np.abs(value - before).max() < 0.5 * np.ptp(before) + 0.01, name
 
 
 def test_other_checkpoints_are_refused(arrays, model):
@@ -351,8 +354,8 @@ def test_every_size_has_the_published_parameters(model, millions, monkeypatch):
 
   monkeypatch.setattr(tf.keras.layers.Layer, "add_weight", add_zeros)
   built = _tagger(model, 12, 527)
-  digits = 1 if millions < 10 else 0
-  assert round(built.count_params() / 1e6, digits) == millions
+  # The paper's counts leave out a percent or so.
+  assert abs(built.count_params() / 1e6 - millions) < 0.02 * millions
   # And it is what a checkpoint of that size holds.
   width = built.backbone.embedding_size
   arrays = numpy_ced.random_arrays(width, 12, 527)

@@ -193,8 +193,8 @@ def _pairs(tagger) -> Iterator[_Pair]:
   yield "encoder.patch_embed.proj.bias", patches.bias, _same
   # [1, width, frequencies, times] to [times, frequencies, width].
   for name, table in (
-    ("time", backbone.time_table),
-    ("freq", backbone.frequency_table),
+    ("time", backbone.positions.time_table),
+    ("freq", backbone.positions.frequency_table),
   ):
     yield f"encoder.{name}_pos_embed", table, lambda x: x[0].transpose()
   for i, branch in enumerate(backbone.branches):

@@ -11,7 +11,7 @@ import gin
 import tensorflow as tf
 
 from tf_audioset import config
-from tf_audioset.models import cpu, gelu, stochastic, weights
+from tf_audioset.models import convolution, cpu, gelu, stochastic, weights
 
 # Width and number of heads: table 1 of CED.
 _VARIANTS = {
@@ -73,32 +73,15 @@ class ViT(tf.keras.Model):
       for i in range(depth)
       for _ in range(2)
     ]
-    self.patches = tf.keras.layers.Conv2D(
+    self.patches = convolution.Conv2D(
       self.embedding_size, patch_size, patch_size
     )
+    self.positions = _Positions(max_frames // patch_size)
     self.branches = []
     for _ in range(depth):
       self.branches.append(_Attention(self.embedding_size, num_heads))
       self.branches.append(_MLP(self.embedding_size))
     self.norm = _layer_norm()
-
-  def build(self, input_shape):
-    num_bands = input_shape[2]
-    if num_bands < self._patch_size:
-      raise ValueError(
-        f"features of {num_bands} bands: ViT.patch_size is {self._patch_size}."
-      )
-    self.time_table = self.add_weight(
-      name="time_table",
-      shape=[self._max_frames // self._patch_size, 1, self.embedding_size],
-      initializer=_initializer(),
-    )
-    self.frequency_table = self.add_weight(
-      name="frequency_table",
-      shape=[1, num_bands // self._patch_size, self.embedding_size],
-      initializer=_initializer(),
-    )
-    super().build(input_shape)
 
   def call(
     self,
@@ -118,14 +101,19 @@ class ViT(tf.keras.Model):
       float [batch, embedding_size].
 
     Raises:
-      ValueError: If blocks are to be dropped without a seed.
+      ValueError: If the features have fewer bands than a patch, or others than
+        at the first call, or if blocks are to be dropped without a seed.
     """
+    if features.shape[2] < self._patch_size:
+      raise ValueError(
+        f"features of {features.shape[2]} bands: ViT.patch_size is "
+        f"{self._patch_size}."
+      )
     batch = _size(features, 0)
-    x = self.patches(self._chunks(features))
-    num_times = _size(x, 1)
-    x += self.time_table[:num_times] + self.frequency_table
+    x = self.patches(self._chunks(features), training=training)
+    x = self.positions(x)
     # [chunks, time, frequency, width] to [chunks, tokens, width].
-    x = tf.reshape(x, [-1, num_times * x.shape[2], self.embedding_size])
+    x = tf.reshape(x, [-1, _size(x, 1) * x.shape[2], self.embedding_size])
     drop = stochastic.depth(self._drop_rates, x, seed, training=training)
     for number, branch in enumerate(self.branches):
       x += drop(branch(x, training=training), number)
@@ -148,6 +136,39 @@ class ViT(tf.keras.Model):
     missing = -num_frames % chunk_frames
     features = tf.pad(features, [[0, 0], [0, missing], [0, 0], [0, 0]])
     return tf.reshape(features, [-1, chunk_frames, *features.shape[2:]])
+
+
+class _Positions(weights.FullPrecision):
+  """Adds what is learned for each time and for each frequency."""
+
+  def __init__(self, max_times):
+    super().__init__()
+    self._max_times = max_times
+
+  def build(self, input_shape):
+    _, _, num_frequencies, width = input_shape
+    self.time_table, self.frequency_table = (
+      self.add_weight(
+        name=name, shape=[*shape, width], initializer=_initializer()
+      )
+      for name, shape in (
+        ("time_table", [self._max_times, 1]),
+        ("frequency_table", [1, num_frequencies]),
+      )
+    )
+    super().build(input_shape)
+
+  def call(self, x):
+    if x.shape[2] != self.frequency_table.shape[1]:
+      raise ValueError(
+        f"features of {x.shape[2]} patches in frequency; this ViT was built "
+        f"for {self.frequency_table.shape[1]}."
+      )
+    times, frequencies = (
+      weights.cast(table, x.dtype)
+      for table in (self.time_table, self.frequency_table)
+    )
+    return x + times[: _size(x, 1)] + frequencies
 
 
 class _Attention(tf.keras.layers.Layer):
