@@ -24,6 +24,7 @@ setup(
   install_requires=[
     "absl-py>=1.4",
     "gin-config>=0.5,<0.6",
+    "h5py>=3.1",  # TensorFlow brings it.
     # Its module opens FLAC in memory with dr_flac. Newer wheels than 1.61 are
     # not made for Python 3.9.
     "miniaudio>=1.61",
