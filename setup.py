@@ -25,6 +25,7 @@ setup(
     "absl-py>=1.4",
     "av>=15",  # PyAV: FFmpeg, for what libsndfile does not read.
     "gin-config>=0.5,<0.6",
+    "h5py>=3.1",  # TensorFlow brings it.
     # Its module opens FLAC in memory with dr_flac. Newer wheels than 1.61 are
     # not made for Python 3.9.
     "miniaudio>=1.61",

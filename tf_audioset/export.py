@@ -58,6 +58,7 @@ def export(
   min_samples: int,
   padding: str,
   batch_shape: tuple[int, int] = (8, 160000),
+  window_samples: int | None = None,
   config_gin: str = "",
   validation: dict[str, float] | None = None,
   thresholds: dict | None = None,
@@ -73,6 +74,8 @@ def export(
     min_samples: Shorter waveforms are padded to this, as in training.
     padding: How, see `data.pad`.
     batch_shape: (batch_size, num_samples) of the signature `batched`.
+    window_samples: Length of the clips that it was trained on, which windows
+      of longer recordings should have; None: `min_samples`.
     config_gin: What it was trained with, kept as assets/config.gin.
     validation: What it reached, kept in assets/tagger.json.
     thresholds: "values", one a class or None, with how they were chosen; kept
@@ -157,6 +160,7 @@ def export(
       "sample_rate_hz": records.SAMPLE_RATE_HZ,
       "min_samples": min_samples,
       "padding": padding,
+      "window_samples": window_samples or min_samples,
       "validation": validation,
       "thresholds": thresholds,
     }
@@ -390,6 +394,8 @@ class ExportedTagger:
     sample_rate_hz: Of the waveform.
     min_samples: Shorter waveforms are padded to this.
     padding: How, see `data.pad`.
+    window_samples: Length of the clips that it was trained on, which windows
+      of longer recordings should have.
     thresholds: float64 [num_classes], the score from which on a class is taken
       to be there; nan for a class that the validation had no clip of. None if
       the export holds none.
@@ -423,7 +429,10 @@ class ExportedTagger:
     self.sample_rate_hz = int(facts["sample_rate_hz"])
     self.min_samples = int(facts["min_samples"])
     self.padding = facts["padding"].decode()
-    self.thresholds = _thresholds(directory)
+    about = _about(directory)
+    self.window_samples = about.get("window_samples", self.min_samples)
+    thresholds = about.get("thresholds")
+    self.thresholds = thresholds and np.array(thresholds["values"], np.float64)
 
   def score(self, waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores clips of one length.
@@ -486,13 +495,13 @@ class ExportedTagger:
     return result["scores"][0].numpy()
 
 
-def _thresholds(directory: str) -> np.ndarray | None:
+def _about(directory: str) -> dict:
+  """Returns what assets/tagger.json holds; exports of old have none."""
   path = os.path.join(directory, "assets", "tagger.json")
   if not tf.io.gfile.exists(path):
-    return None
+    return {}
   with tf.io.gfile.GFile(path) as file:
-    thresholds = json.load(file).get("thresholds")
-  return thresholds and np.array(thresholds["values"], np.float64)
+    return json.load(file)
 
 
 class ReplicatedTagger:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import gin
 import tensorflow as tf
 
@@ -24,6 +26,7 @@ class Tagger(tf.keras.Model):
     frontend: tf.keras.layers.Layer = gin.REQUIRED,
     backbone: tf.keras.layers.Layer = gin.REQUIRED,
     loss: object = gin.REQUIRED,
+    head: tf.keras.layers.Layer | None = None,
     spec_augment: object | None = None,
     mixup: object | None = None,
     dropout_rate: float = 0.0,
@@ -34,14 +37,17 @@ class Tagger(tf.keras.Model):
     Args:
       num_classes: Width of the logits.
       frontend: Waveform [batch, num_samples] to features [batch, num_frames,
-        num_bands]; see `features.py`.
+        num_bands]; see `features.py`. If its `call` has a parameter `training`,
+        as one with a batch norm has, it is told.
       backbone: Features with a channel axis to embedding, see `models/`.
       loss: What the logits mean, and what is minimised, see `losses.py`.
+      head: Embedding to logits, a layer whose `units` are set here; see
+        `models/heads.py`. None: one dense layer.
       spec_augment: `augment.SpecAugment`, or None for none.
       mixup: `augment.Mixup`, or None for none.
       dropout_rate: Share of the embedding that training drops.
-      freeze_backbone: Whether training changes the head alone: the backbone's
-        weights and statistics stay, and nothing in it is dropped.
+      freeze_backbone: Whether training changes the head alone: the weights and
+        statistics of front end and backbone stay, and nothing is dropped in it.
 
     Raises:
       ValueError: If the dropout rate is not in [0, 1).
@@ -56,7 +62,10 @@ class Tagger(tf.keras.Model):
     self._dropout_rate = config.check_share("Tagger.dropout_rate", dropout_rate)
     self.is_backbone_frozen = freeze_backbone
     # The loss needs float32, too.
-    self.head = tf.keras.layers.Dense(num_classes, dtype=tf.float32)
+    self.head = head or tf.keras.layers.Dense(num_classes, dtype=tf.float32)
+    self.head.units = num_classes
+    call = getattr(frontend, "call", frontend)
+    self._frontend_trains = "training" in inspect.signature(call).parameters
 
   @property
   def trained_variables(self) -> list[tf.Variable]:
@@ -104,24 +113,37 @@ class Tagger(tf.keras.Model):
       float32 logits and targets, both [batch, num_classes].
     """
     augment_seed, path_seed, drop_seed = randomness.split(seed, 3)
-    features, targets = self.augmented(waveform, targets, augment_seed)
+    training = not self.is_backbone_frozen
+    features, targets = self.augmented(
+      waveform, targets, augment_seed, training=training
+    )
     embedding = self.backbone(
       features[..., tf.newaxis],
-      training=not self.is_backbone_frozen,
+      training=training,
       seed=path_seed,
     )
     embedding = stochastic.dropout(embedding, self._dropout_rate, drop_seed)
     return self.head(embedding), targets
 
   def augmented(
-    self, waveform: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+    self,
+    waveform: tf.Tensor,
+    targets: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    training: bool = False,
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """What the backbone is trained on; the arguments are as in `train_logits`.
+
+    `training` is whether a batch norm of the front end uses, and records, the
+    batch's statistics.
 
     Returns:
       float32 features [batch, num_frames, num_bands] and targets.
     """
-    return self.augment(self.frontend(to_float(waveform)), targets, seed)
+    options = {"training": training} if self._frontend_trains else {}
+    features = self.frontend(to_float(waveform), **options)
+    return self.augment(features, targets, seed)
 
   def augment(
     self, features: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import data
+from tf_audioset import data, export, storage, synthetic
 
 
 def convert(
@@ -108,3 +108,50 @@ class TFLiteTagger:
     begin = time.perf_counter()
     outputs = self._run(waveform=waveform[np.newaxis])
     return outputs["scores"][0], time.perf_counter() - begin
+
+
+def write(
+  tagger: tf.keras.Model, directory: str, *, min_samples: int, padding: str
+) -> Iterator[str]:
+  """Writes both models beside a SavedModel and compares them with it.
+
+  Args:
+    tagger: As for `convert`.
+    directory: Of the SavedModel of the same tagger. The files are named
+      after it: DIRECTORY.tflite and DIRECTORY_int8.tflite.
+    min_samples: As for `convert`.
+    padding: As for `convert`.
+
+  Yields:
+    A line on each file: its size, its speed and how its scores of synthetic
+    sounds differ from the SavedModel's.
+  """
+  directory = directory.rstrip("/")
+  exported = export.ExportedTagger(directory)
+  rate_hz = exported.sample_rate_hz
+  rng = np.random.default_rng(0)
+  sounds = [make(rng, 5 * rate_hz, rate_hz) for *_, make in synthetic.CLASSES]
+  clips = [np.float32(0.5 * x / np.abs(x).max()) for x in sounds]
+  for suffix, int8_weights in (("", False), ("_int8", True)):
+    content = convert(
+      tagger,
+      min_samples=min_samples,
+      padding=padding,
+      int8_weights=int8_weights,
+    )
+    path = f"{directory}{suffix}.tflite"
+    storage.write_file(path, content)
+    model = TFLiteTagger(content)
+    results = [model.score(clip) for clip in clips]
+    differences = [
+      np.abs(scores - exported.score(clip[np.newaxis])[0][0])
+      for clip, (scores, _) in zip(clips, results)
+    ]
+    seconds = sum(seconds for _, seconds in results)
+    times_real_time = sum(map(len, clips)) / rate_hz / seconds
+    yield (
+      f"wrote {path}: {len(content) / 1e6:.2f} MB; scores differ from the "
+      f"SavedModel's by at most {np.max(differences):.1e}, on average by "
+      f"{np.mean(differences):.1e}; {times_real_time:.0f} times real time on "
+      "one core"
+    )

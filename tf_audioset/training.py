@@ -23,6 +23,7 @@ from tf_audioset import (
   config,
   dashboard,
   data,
+  decibels,  # noqa: F401
   distribution,
   evaluation,
   export,
@@ -39,7 +40,13 @@ from tf_audioset import (
   trainer,
 )
 from tf_audioset import tagger as tagger_lib
-from tf_audioset.models import convnext, efficientnet, resnet  # noqa: F401
+from tf_audioset.models import (  # noqa: F401
+  convnext,
+  efficientnet,
+  heads,
+  resnet,
+  vit,
+)
 
 # Folder of the work directory.
 _THRESHOLDS = "thresholds"

@@ -61,7 +61,7 @@ def main() -> None:
   import gin
   import tensorflow as tf
 
-  from tf_audioset import config, export, outputs, training
+  from tf_audioset import config, export, outputs, tflite, training
 
   classes, gin_text = training.read_run(FLAGS.workdir)
   checkpoint = _find_checkpoint()
@@ -92,43 +92,13 @@ def main() -> None:
     tagger = training.restored_tagger(
       checkpoint, run["model"], len(classes), run["pipeline"]
     )
-    _write_tflite(tagger, run["pipeline"], directory)
-
-
-def _write_tflite(tagger, pipeline, directory) -> None:
-  """Writes both models beside the SavedModel, and compares them with it."""
-  import numpy as np
-
-  from tf_audioset import export, storage, synthetic, tflite
-
-  exported = export.ExportedTagger(directory)
-  rate_hz = exported.sample_rate_hz
-  rng = np.random.default_rng(0)
-  sounds = [make(rng, 5 * rate_hz, rate_hz) for *_, make in synthetic.CLASSES]
-  clips = [np.float32(0.5 * x / np.abs(x).max()) for x in sounds]
-  for suffix, int8_weights in (("", False), ("_int8", True)):
-    content = tflite.convert(
+    for line in tflite.write(
       tagger,
-      min_samples=pipeline.crop_samples,
-      padding=pipeline.padding,
-      int8_weights=int8_weights,
-    )
-    path = f"{directory}{suffix}.tflite"
-    storage.write_file(path, content)
-    model = tflite.TFLiteTagger(content)
-    results = [model.score(clip) for clip in clips]
-    differences = [
-      np.abs(scores - exported.score(clip[np.newaxis])[0][0])
-      for clip, (scores, _) in zip(clips, results)
-    ]
-    seconds = sum(seconds for _, seconds in results)
-    times_real_time = sum(map(len, clips)) / rate_hz / seconds
-    print(
-      f"wrote {path}: {len(content) / 1e6:.2f} MB; scores differ from the "
-      f"SavedModel's by at most {np.max(differences):.1e}, on average by "
-      f"{np.mean(differences):.1e}; {times_real_time:.0f} times real time on "
-      "one core"
-    )
+      directory,
+      min_samples=run["pipeline"].crop_samples,
+      padding=run["pipeline"].padding,
+    ):
+      print(line)
 
 
 def _find_checkpoint() -> str:

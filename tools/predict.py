@@ -274,7 +274,7 @@ class _Timeline:
     from tf_audioset import prediction
 
     rate_hz = self._tagger.sample_rate_hz
-    window_seconds = FLAGS.window_seconds or self._tagger.min_samples / rate_hz
+    window_seconds = FLAGS.window_seconds or self._tagger.window_samples / rate_hz
     for part in prediction.score_windows(
       self._tagger,
       path,
