@@ -15,7 +15,14 @@ import tensorflow as tf
 from tf_audioset import features  # noqa: F401
 from tf_audioset.data import labels, records
 from tf_audioset.data import pipeline as pipeline_lib
-from tf_audioset.models import convnext, efficientnet, resnet  # noqa: F401
+from tf_audioset.models import (  # noqa: F401
+  convnext,
+  decibels,
+  efficientnet,
+  heads,
+  resnet,
+  vit,
+)
 from tf_audioset.models import tagger as tagger_lib
 from tf_audioset.runtime import distribution, gin_config, messages
 from tf_audioset.runtime.errors import UserError

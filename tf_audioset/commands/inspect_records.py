@@ -156,13 +156,9 @@ def _label(split, index: int) -> tuple[str, str]:
 
 def _print_columns(rows, num_left: int) -> None:
   """Prints a table, the first columns to the left and the others right."""
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  for row in rows:
-    cells = [
-      cell.ljust(width) if i < num_left else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(row, widths))
-    ]
-    print("  ".join(cells).rstrip())
+  from tf_audioset.runtime import columns
+
+  print(columns.columns(rows, num_left))
 
 
 def _find(splits, wanted: str):
@@ -242,7 +238,9 @@ def _plot(clip_id, samples, names) -> None:
   figure.colorbar(image, ax=axes, label="log-mel", pad=0.01)
   axes.set(xlabel="seconds", ylabel="mel band")
   title = f"{clip_id}: {', '.join(names) or 'no label'}"
-  axes.set_title(picture.literal(title), wrap=True)
+  axes.set_title(
+    picture.literal(title), wrap=True, fontfamily=picture.fonts(title)
+  )
   path = _path(clip_id, ".png")
   figure.savefig(path, dpi=100)
   print(f"wrote {path}")

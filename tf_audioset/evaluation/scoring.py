@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tf_audioset.data import prepared, records
 from tf_audioset.evaluation import metrics
-from tf_audioset.runtime import distribution, storage
+from tf_audioset.runtime import distribution
 from tf_audioset.runtime.errors import UserError
 
 
@@ -132,16 +132,16 @@ class Scores:
     """SHA-256, hexadecimal, of the sorted ids; as in dataset_info.json."""
     return hashlib.sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
 
-  def write(self, path: str) -> None:
-    """Writes the file at one stroke.
+  def content(self) -> bytes:
+    """Returns what the file holds.
 
     Raises:
       UserError: If two clips have the same id, or none has one.
     """
-    _refuse_repeated(self.ids, path)
+    _refuse_repeated(self.ids, "the data")
     buffer = io.BytesIO()
     np.savez(buffer, **{k: np.asarray(v) for k, v in vars(self).items()})
-    storage.write_file(path, buffer.getvalue())
+    return buffer.getvalue()
 
   @classmethod
   def read(cls, path: str) -> Scores:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ def run(
       FLAGS.register_key_flag_for_module(name, FLAGS["debug"])
       print(FLAGS.module_help(name))
       _exit_now(0)
-    arguments = FLAGS(sys.argv)[1:]
+    arguments = _parsed(positional)
     for name in FLAGS:
       # No bound of a flag holds it up.
       if FLAGS[name].value != FLAGS[name].value:
@@ -94,13 +95,69 @@ def run(
     _fail(prog, mistake)
 
 
-def progress_bar(total: int, desc: str, unit: str):
-  """A tqdm bar; in a log file, which cannot be redrawn, one line in a while."""
+def _parsed(positional: str) -> list[str]:
+  """Sets the flags; returns the arguments that are none."""
+  try:
+    return FLAGS(sys.argv)[1:]
+  except flags.UnrecognizedFlagError as e:
+    # AudioSet's ids may begin with a dash, and so the files named after them.
+    for argument in sys.argv[1:]:
+      name = argument.lstrip("-").partition("=")[0]
+      if name == e.flagname and positional and os.path.lexists(argument):
+        raise flags.Error(
+          f"{argument!r} is the name of a file, but begins as a flag does: put "
+          f"-- before the first {positional}, or ./ before this one."
+        ) from e
+    raise
+
+
+class _Lines:
+  """What tqdm writes to a log file: each state on a line of its own."""
+
+  def write(self, text: str) -> None:
+    text = text.strip("\r\n ")
+    if text:
+      print(text, file=sys.stderr)
+
+  def flush(self) -> None:
+    sys.stderr.flush()
+
+
+def progress_bar(
+  total: int, desc: str, unit: str, *, among_results: bool = False
+):
+  """A tqdm bar; in a log file, which cannot be redrawn, one line in a while.
+
+  Args:
+    total: What `update` adds up to.
+    desc: Stands before the bar.
+    unit: Of the total.
+    among_results: Whether results are printed before the bar is closed. Where
+      they go through a pipe, which may end on the same terminal, there is no
+      bar then: they would come behind it on its line.
+  """
   import tqdm  # Only long work needs it.
 
-  seconds = 0.1 if sys.stderr.isatty() else 30
+  if sys.stderr.isatty():
+    is_piped = stat.S_ISFIFO(os.fstat(1).st_mode)
+    return tqdm.tqdm(
+      total=total,
+      desc=desc,
+      unit=unit,
+      ascii=True,
+      disable=among_results and is_piped,
+    )
+  seconds = 30
   return tqdm.tqdm(
-    total=total, desc=desc, unit=unit, mininterval=seconds, ascii=True
+    total=total,
+    desc=desc,
+    unit=unit,
+    ascii=True,
+    file=_Lines(),
+    # Short work is done before the first line.
+    delay=seconds,
+    mininterval=seconds,
+    maxinterval=seconds,
   )
 
 

@@ -20,7 +20,10 @@ from tf_audioset.runtime.errors import UserError
 
 def write_file(path: str, content: bytes) -> None:
   """Writes a file that is never seen half written."""
-  temporary = f"{path}.tmp-{os.getpid()}"
+  folder, name = os.path.split(path)
+  if "://" not in path:  # On a disk a name has 255 bytes.
+    name = name.encode()[:230].decode(errors="ignore")
+  temporary = os.path.join(folder, f"{name}.tmp-{os.getpid()}")
   try:
     with tf.io.gfile.GFile(temporary, "wb") as file:
       file.write(content)

@@ -184,6 +184,15 @@ class _Scaled(tf.keras.optimizers.schedules.LearningRateSchedule):
 _NORMS_AND_BIASES = r"\b(gamma|beta|bias|layer_scale)(/replica_\d+)?:\d+$"
 
 
+def _moments(owner, beta_1, beta_2, epsilon) -> dict[str, float]:
+  """Checks what Adam's kin have in common, as keyword arguments."""
+  gin_config.check_share(f"{owner}.beta_1", beta_1)
+  gin_config.check_share(f"{owner}.beta_2", beta_2)
+  if not epsilon > 0:  # Keras would take its default, 1e-7, for 0.
+    raise UserError(f"{owner}.epsilon is {epsilon}; it must be above 0.")
+  return dict(beta_1=beta_1, beta_2=beta_2, epsilon=epsilon)
+
+
 @gin.register
 def adamw(
   schedule: tf.keras.optimizers.schedules.LearningRateSchedule,
@@ -197,17 +206,15 @@ def adamw(
   """Adam with decoupled weight decay.
 
   Each step: p -= lr * (m_hat / (sqrt(v_hat) + epsilon) + weight_decay * p), so
-  the decay follows the schedule. As in optax and PyTorch, epsilon stands beside
-  the corrected second moment. Keras and addons put it beside the other, which
-  differs where gradients are about as small: here most are, as the loss is a
-  mean over hundreds of classes.
+  the decay follows the schedule.
 
   Args:
     schedule: Learning rate, lr, as a function of the step.
     weight_decay: Decay at a learning rate of 1.
     beta_1: Decay of the first moment, m.
     beta_2: Decay of the second moment, v.
-    epsilon: Keeps the quotient finite.
+    epsilon: Keeps the quotient finite. It stands beside the root of the
+      corrected second moment, v_hat, as in optax and PyTorch.
     decay_norms_and_biases: Whether scales, shifts and biases decay as well.
     implementation: "addons" (one fused kernel a variable) or "keras".
 
@@ -215,13 +222,13 @@ def adamw(
     A Keras optimizer; its `iterations` is the number of updates made.
 
   Raises:
-    UserError: If the decay is negative or the implementation unknown.
+    UserError: If a value is out of its range or the implementation unknown.
 
   Reference: Loshchilov and Hutter, "Decoupled Weight Decay Regularization",
   2019.
   """
   gin_config.check_not_negative("adamw.weight_decay", weight_decay)
-  moments = dict(beta_1=beta_1, beta_2=beta_2, epsilon=epsilon)
+  moments = _moments("adamw", beta_1, beta_2, epsilon)
   if implementation == "keras":
     optimizer = _KerasAdamW(
       schedule, weight_decay=weight_decay, jit_compile=False, **moments
@@ -236,19 +243,21 @@ def adamw(
     )
 
   class AdamW(_addons().AdamW):
-    """Chooses by name: addons' own way fails with several replicas, whose
-    copies of a variable are not in its list.
-    """
-
-    def _do_use_weight_decay(self, var):
-      return decay_norms_and_biases or not re.search(
-        _NORMS_AND_BIASES, var.name
-      )
+    """addons' AdamW with another epsilon and another choice of what decays."""
 
     def _prepare_local(self, var_device, var_dtype, apply_state):
       super()._prepare_local(var_device, var_dtype, apply_state)
-      numbers = apply_state[var_device, var_dtype]
-      numbers["epsilon"] *= _root_of_correction(numbers["beta_2_power"])
+      values = apply_state[var_device, var_dtype]
+      # The kernel adds it to the root of v and not of v_hat, which is
+      # v / (1 - beta_2^t): with this factor the quotient is the same.
+      values["epsilon"] *= tf.sqrt(1 - values["beta_2_power"])
+
+    def _do_use_weight_decay(self, var):
+      # By name: addons' own way fails with several replicas, whose copies of a
+      # variable are not in its list.
+      return decay_norms_and_biases or not re.search(
+        _NORMS_AND_BIASES, var.name
+      )
 
   # addons subtracts weight_decay * p as it is; the factor lr is ours to give.
   return AdamW(
@@ -258,29 +267,23 @@ def adamw(
   )
 
 
-def _root_of_correction(beta_2_power):
-  """Returns the factor that moves epsilon beside the corrected moment.
-
-  m_hat / (sqrt(v_hat) + epsilon) is computed as sqrt(1 - beta_2^t) * m_hat /
-  (sqrt(v) + epsilon'), with v_hat = v / (1 - beta_2^t): epsilon' is epsilon
-  times the same root.
-  """
-  return tf.sqrt(1.0 - beta_2_power)
-
-
 class _KerasAdamW(tf.keras.optimizers.AdamW):
-  """Keras's, with epsilon beside the corrected second moment."""
+  """Keras' AdamW, whose own epsilon stands beside the root of v, not v_hat."""
 
-  @property
-  def epsilon(self):
-    """Returns what Keras adds to sqrt(v) in the update that is being made."""
-    step = tf.cast(self.iterations + 1, tf.float32)
-    power = tf.pow(tf.constant(self.beta_2, tf.float32), step)
-    return self._epsilon * _root_of_correction(power)
-
-  @epsilon.setter
-  def epsilon(self, value: float):
-    self._epsilon = value
+  def update_step(self, gradient, variable):
+    index = self._index_dict[self._var_key(variable)]
+    m, v = self._momentums[index], self._velocities[index]
+    dtype = variable.dtype
+    step = tf.cast(self.iterations + 1, dtype)
+    rate = tf.cast(self.learning_rate, dtype)
+    beta_1, beta_2 = tf.cast(self.beta_1, dtype), tf.cast(self.beta_2, dtype)
+    m.assign_add((gradient - m) * (1 - beta_1))
+    v.assign_add((tf.square(gradient) - v) * (1 - beta_2))
+    # 1 - beta_2 loses digits when it is rounded, here as above, so that their
+    # quotient keeps them.
+    m_hat = m / (1 - beta_1**step)
+    v_hat = v / (1 - beta_2**step)
+    variable.assign_sub(rate * m_hat / (tf.sqrt(v_hat) + self.epsilon))
 
 
 @gin.register
@@ -299,7 +302,7 @@ def lamb(
     weight_decay: Decay at a learning rate of 1.
     beta_1: Decay of the first moment.
     beta_2: Decay of the second moment.
-    epsilon: Keeps the quotient finite.
+    epsilon: Keeps the quotient finite; as in `adamw`.
     decay_norms_and_biases: Whether scales, shifts and biases decay and are
       scaled as well.
 
@@ -307,20 +310,18 @@ def lamb(
     A Keras optimizer.
 
   Raises:
-    UserError: If the decay is negative.
+    UserError: If a value is out of its range.
 
   Reference: You et al., "Large Batch Optimization for Deep Learning", 2020.
   """
   gin_config.check_not_negative("lamb.weight_decay", weight_decay)
   return _addons().LAMB(
     schedule,
-    beta_1=beta_1,
-    beta_2=beta_2,
-    epsilon=epsilon,
     weight_decay=weight_decay,
     exclude_from_weight_decay=(
       None if decay_norms_and_biases else [_NORMS_AND_BIASES]
     ),
+    **_moments("lamb", beta_1, beta_2, epsilon),
   )
 
 

@@ -73,7 +73,7 @@ def load(
     there = [
       key
       for key in shapes
-      if key.startswith(("model/backbone/", "model/head/"))
+      if key.startswith(("model/frontend/", "model/backbone/", "model/head/"))
     ]
   num_classes = shapes.get(keys[-1], [0])[-1]
   _check_shapes(path, tagger, names, keys, there, shapes)
@@ -85,7 +85,7 @@ def load(
     is_same = known_classes == classes
   with messages.naming_broken(checkpoint):
     for key, name, variable in zip(keys, names, tagger.variables):
-      if is_same or not name.startswith("head/"):
+      if is_same or not _has_classes(name):
         variable.assign(reader.get_tensor(key + _VALUE))
   new = "" if is_same else "; the head is new"
   return f"starting from {checkpoint}, of {num_classes} classes{new}{about}"
@@ -100,7 +100,7 @@ def _check_shapes(path, tagger, names, keys, there, shapes) -> None:
   num_classes = shapes.get(keys[-1], [0])[-1]
   for key, name, variable in zip(keys, names, tagger.variables):
     shape = variable.shape.as_list()
-    if name.startswith("head/"):
+    if _has_classes(name):
       shape[-1] = num_classes
     if shape != shapes.get(key):
       raise UserError(
@@ -229,6 +229,11 @@ def _read(folder: str, name: str) -> str:
     return ""
   with tf.io.gfile.GFile(path) as file:
     return file.read()
+
+
+def _has_classes(name: str) -> bool:
+  """Whether a variable has numbers for each class: the head's, but its norm."""
+  return name.startswith("head/") and not name.startswith("head/norm/")
 
 
 def _names(tagger) -> list[str]:
