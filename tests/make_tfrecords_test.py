@@ -16,7 +16,8 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, reference
-from tf_audioset import audit, class_folders, preparation, prepared, records
+from tf_audioset.data import prepared, records
+from tf_audioset.preparation import audit, class_folders, prepare
 
 _TOOL = command.ROOT / "tools" / "make_tfrecords.py"
 
@@ -303,13 +304,13 @@ def test_a_killed_run_is_continued(tmp_path):
   assert f"{done} of 6 shards were done by an earlier run" in said
   whole = tmp_path / "whole"
   found = class_folders.read(str(tmp_path / "in"))
-  preparation.prepare(
+  prepare.prepare(
     found.classes,
     found.clips,
     str(whole),
     "train",
-    preparation.Options(clips_per_shard=10),
-    preparation.local_runner(1),
+    prepare.Options(clips_per_shard=10),
+    prepare.local_runner(1),
     audit.of_source(found),
   )
   names = {path.name for path in whole.iterdir()}

@@ -2,24 +2,27 @@
 """ConvNeXt against the one of keras.applications, weights copied."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tests import toy
+from tests.models import sizes
 from tf_audioset.models import convnext, weights
 
 
-def test_tiny_gives_the_features_of_keras_applications():
+@pytest.fixture(name="pair", scope="module")
+def _pair():
+  """Our network and Keras's, with the same weights."""
   keras_model = tf.keras.applications.ConvNeXtTiny(
     include_top=False,
     include_preprocessing=False,
     weights=None,
-    input_shape=(64, 96, 3),
+    input_shape=(None, None, 3),
     pooling="avg",
   )
   model = convnext.ConvNeXt("tiny", final_norm=True)
   rng = np.random.default_rng(0)
-  features = rng.normal(size=[2, 64, 96, 3]).astype(np.float32)
-  model(features)
+  model(tf.zeros([1, 64, 64, 3]))
   ours, theirs = _by_kind(model), _by_kind(keras_model)
   assert ours.keys() == theirs.keys()
   for kind in ours:
@@ -35,14 +38,58 @@ def test_tiny_gives_the_features_of_keras_applications():
         low = 0.2 if kind[0] in ("gamma", "layer_scale") else -0.5
         their.assign(rng.uniform(low, low + 1.0, their.shape))
       our.assign(their)
+  return model, keras_model
+
+
+def _features(num_frames, num_bands, channels=3):
+  rng = np.random.default_rng(0)
+  shape = [1, num_frames, num_bands, channels]
+  return rng.normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("num_frames", "num_bands"), sizes.USED)
+def test_tiny_gives_the_features_of_keras_applications(
+  pair, num_frames, num_bands
+):
+  model, keras_model = pair
+  features = _features(num_frames, num_bands)
   expected = keras_model(features, training=False).numpy()
   actual = model(features).numpy()
   np.testing.assert_allclose(actual, expected, atol=1e-4 * expected.std())
+
+
+def test_an_export_of_tiny_gives_the_same_features(pair):
+  model, keras_model = pair
+  features = _features(101, 80)
+  expected = keras_model(features, training=False).numpy()
   with weights.kept(lambda: model(features)):
     exported = tf.function(model.call, autograph=False)
     actual = exported(features).numpy()
   np.testing.assert_allclose(actual, expected, atol=1e-4 * expected.std())
-  assert np.abs(actual - _without(model, features)).max() > expected.std()
+
+
+def test_what_an_odd_size_leaves_over_is_not_seen(pair):
+  model, _ = pair
+  features = _features(101, 80)
+  changed = features.copy()
+  changed[:, 96:] += 1.0  # 101 = 3 * 32 + 5; the stem drops but one frame.
+  assert np.array_equal(model(features[:, :100]), model(features))
+  assert not np.array_equal(model(changed[:, :100]), model(features))
+
+
+@pytest.mark.parametrize("shape", [[1, 31, 64, 1], [1, 64, 31, 1]])
+def test_features_too_small_for_the_reductions_are_refused(shape):
+  with pytest.raises(ValueError, match="31 .*too few"):
+    convnext.ConvNeXt("tiny")(tf.zeros(shape))
+
+
+def test_the_blocks_are_not_hidden_by_the_shortcuts(pair):
+  """Last: it changes the weights."""
+  model, _ = pair
+  features = _features(101, 80)
+  expected = model(features).numpy()
+  actual = _without(model, features)
+  assert np.abs(actual - expected).max() > expected.std()
 
 
 def _by_kind(model):

@@ -2,14 +2,19 @@
 """EfficientNet against the one of keras.applications, weights copied."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from tests.models import sizes
 from tf_audioset.models import efficientnet
 
 
-def test_b0_gives_the_features_of_keras_applications():
+@pytest.mark.parametrize(("num_frames", "num_bands"), sizes.USED)
+def test_b0_gives_the_features_of_keras_applications(num_frames, num_bands):
+  # Keras's pads by the size that it is built for.
+  shape = (num_frames, num_bands, 3)
   keras_model = tf.keras.applications.EfficientNetB0(
-    include_top=False, weights=None, input_shape=(64, 96, 3), pooling="avg"
+    include_top=False, weights=None, input_shape=shape, pooling="avg"
   )
   # After its preprocessing (a rescaling, a normalisation, a rescaling), which
   # is not part of the architecture.
@@ -18,7 +23,7 @@ def test_b0_gives_the_features_of_keras_applications():
   )
   model = efficientnet.EfficientNet("b0", batch_norm_epsilon=1e-3)
   rng = np.random.default_rng(0)
-  features = rng.normal(size=[2, 64, 96, 3]).astype(np.float32)
+  features = rng.normal(size=[1, *shape]).astype(np.float32)
   model(features)
   for ours, theirs in (
     (model.trainable_variables, body.trainable_variables),

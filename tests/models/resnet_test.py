@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.models import sizes
 from tf_audioset.models import resnet
 
 _SEED = tf.constant([1, 2])
@@ -110,3 +111,21 @@ def test_it_equals_the_network_of_explicit_operations(
   if training:
     for new, v in zip(reference.new_statistics, model.non_trainable_variables):
       np.testing.assert_allclose(v, new, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("num_frames", "num_bands"), sizes.USED)
+@pytest.mark.parametrize(
+  ("depth", "blocks_a_stage"), [(18, (2, 2, 2, 2)), (50, (3, 4, 6, 3))]
+)
+def test_it_equals_that_network_at_the_sizes_that_are_used(
+  depth, blocks_a_stage, num_frames, num_bands
+):
+  model = resnet.ResNet(depth, width=8)
+  shape = [1, num_frames, num_bands, 1]
+  features = tf.random.stateless_normal(shape, _SEED)
+  model(features)
+  _randomise(model)
+  reference = _Reference(model, training=False)
+  expected = reference(features, blocks_a_stage, depth >= 50).numpy()
+  actual = model(features).numpy()
+  np.testing.assert_allclose(actual, expected, atol=1e-4 * expected.std())
