@@ -16,9 +16,36 @@ setup(
   version="0.1.0",
   description="AudioSet tagging in TensorFlow 2: train, evaluate, serve.",
   license="Apache-2.0",
-  packages=find_packages(include=["tf_audioset", "tf_audioset.*"]),
+  packages=[
+    *find_packages(include=["tf_audioset", "tf_audioset.*"]),
+    "tf_audioset.gin",
+  ],
+  # The experiments are found by an installed package as in a checkout.
+  package_dir={"tf_audioset.gin": "gin"},
   package_data={
-    "tf_audioset": ["audioset_classes.csv", "report_template.html"]
+    "tf_audioset.data": ["audioset_classes.csv"],
+    "tf_audioset.evaluation": ["report_template.html"],
+    "tf_audioset.gin": ["*.gin", "*/*.gin"],
+  },
+  entry_points={
+    "console_scripts": [
+      "tf-audioset-train = tf_audioset.train:run",
+      *(
+        f"tf-audioset-{name.replace('_', '-')} = "
+        f"tf_audioset.commands.{name}:run"
+        for name in (
+          "evaluate",
+          "export",
+          "import_audax",
+          "inspect_records",
+          "make_tfrecords",
+          "plot_curves",
+          "predict",
+          "serve_client",
+          "synthesize",
+        )
+      ),
+    ]
   },
   python_requires=">=3.9,<3.12",
   install_requires=[
@@ -51,7 +78,7 @@ setup(
     "av": ["av>=15"],  # m4a, mp4 and webm.
     # Earlier ones ask for other versions of grpcio and protobuf.
     "beam": ["apache-beam>=2.77; python_version >= '3.10'"],
-    # For tools/benchmark.py --peers; best in an environment of their own.
+    # For benchmarks/benchmark.py --peers; best in an environment of their own.
     "peers": [
       "flax",
       "jax",

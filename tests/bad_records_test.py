@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests import command, small, toy
-from tf_audioset import prepared
+from tf_audioset.data import prepared
 
 
 @pytest.fixture(name="folder", scope="module")

@@ -12,7 +12,8 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, toy
-from tf_audioset import clip_lists, labels, preparation, prepared
+from tf_audioset.data import labels, prepared
+from tf_audioset.preparation import clip_lists, prepare
 
 _TOOL = "tools/inspect_records.py"
 
@@ -117,13 +118,13 @@ def test_an_id_may_be_a_number(tmp_path):
     soundfile.write(path, np.full(16000, level), 16000)
     clips.append(clip_lists.Clip(clip_id, str(path), (0,)))
   for split, part in (("eval", clips[:1]), ("train", clips[1:])):
-    preparation.prepare(
+    prepare.prepare(
       labels.ClassList.from_names(["a"]),
       part,
       str(tmp_path / "out"),
       split,
-      preparation.Options(),
-      preparation.local_runner(1),
+      prepare.Options(),
+      prepare.local_runner(1),
     )
   for wanted, written in (
     ("64760", "64760"),

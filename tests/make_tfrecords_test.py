@@ -16,7 +16,8 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, reference
-from tf_audioset import clip_lists, preparation, prepared, records
+from tf_audioset.data import prepared, records
+from tf_audioset.preparation import clip_lists, prepare
 
 _TOOL = command.ROOT / "tools" / "make_tfrecords.py"
 
@@ -225,12 +226,12 @@ def test_a_killed_run_is_continued(tmp_path):
   said = command.succeed(*arguments, f"--output_dir={out}", "--num_workers=1")
   assert f"{done} of 6 shards were done by an earlier run" in said
   whole = tmp_path / "whole"
-  preparation.prepare(
+  prepare.prepare(
     *clip_lists.from_class_dirs(str(tmp_path / "in")),
     str(whole),
     "train",
-    preparation.Options(clips_per_shard=10),
-    preparation.local_runner(1),
+    prepare.Options(clips_per_shard=10),
+    prepare.local_runner(1),
   )
   names = {path.name for path in whole.iterdir()}
   assert {path.name for path in out.iterdir()} == names

@@ -9,16 +9,11 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import (
-  audio,
-  export,
-  features,
-  labels,
-  losses,
-  prepared,
-  records,
-  tagger,
-)
+from tf_audioset import features
+from tf_audioset.data import audio, labels, prepared, records
+from tf_audioset.models import tagger
+from tf_audioset.serving import export
+from tf_audioset.training import losses
 
 NAMES = ("Low tone", "High tone", "Noise")
 

@@ -17,16 +17,13 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, small, toy
-from tf_audioset import (
-  audax,
-  config,
-  data,
-  distribution,
-  export,
-  prepared,
-  storage,
-  training,
-)
+from tf_audioset import experiment
+from tf_audioset.data import pipeline as pipeline_lib
+from tf_audioset.data import prepared
+from tf_audioset.runtime import distribution, gin_config, storage
+from tf_audioset.serving import export
+from tf_audioset.training import workdir
+from tf_audioset.weights import audax
 
 _SMALL = (
   "train.global_batch_size = 8",
@@ -150,7 +147,7 @@ def test_the_curves_can_be_drawn(trained, tmp_path):
 
 def test_the_saved_config_is_a_gin_file_of_the_same_run(trained):
   folder, _ = trained
-  config.load([str(folder / "run" / "config.gin")])
+  gin_config.load([str(folder / "run" / "config.gin")])
   assert gin.query_parameter("train.global_batch_size") == 8
   assert gin.query_parameter("ResNet.width") == 8
 
@@ -182,9 +179,9 @@ def test_the_same_command_after_the_end_judges_and_exports_again(trained):
 def test_a_run_is_not_continued_as_another(trained, binding, message):
   run = trained[0] / "run"
   before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-  config.load(["gin/quickstart.gin"], [*_SMALL, binding])
+  gin_config.load(["gin/quickstart.gin"], [*_SMALL, binding])
   with pytest.raises(ValueError, match=message):
-    training.train(
+    experiment.Experiment().run(
       distribution.strategy(None), str(trained[0] / "records"), str(run)
     )
   assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
@@ -193,7 +190,7 @@ def test_a_run_is_not_continued_as_another(trained, binding, message):
 def test_two_runs_do_not_share_a_work_directory(trained):
   folder, _ = trained
   run = str(folder / "run")
-  config.load(["gin/quickstart.gin"], _SMALL)
+  gin_config.load(["gin/quickstart.gin"], _SMALL)
   hold = (
     "import fcntl, sys\n"
     "file = open(sys.argv[1] + '/.lock', 'w')\n"
@@ -210,7 +207,9 @@ def test_two_runs_do_not_share_a_work_directory(trained):
   half_written = folder / "run" / "checkpoints" / "ckpt-99_temp"
   half_written.mkdir()
   with pytest.raises(ValueError, match="another run is at work there"):
-    training.train(distribution.strategy(None), str(folder / "records"), run)
+    experiment.Experiment().run(
+      distribution.strategy(None), str(folder / "records"), run
+    )
   assert half_written.exists()  # The other's: nothing was mended.
   half_written.rmdir()
   other.communicate()
@@ -221,12 +220,14 @@ def test_without_a_validation_none_is_the_best(trained, tmp_path):
   records = str(trained[0] / "records")
   # One clip is not both, with a label and without.
   percent = 1 + min(prepared.find_split(records, "train").index.bucket)
-  config.load(
+  gin_config.load(
     ["gin/quickstart.gin"],
     [*_SMALL, f"train.holdout_percent = {percent}", "train.exported = 'best'"],
   )
   with pytest.raises(ValueError, match="no checkpoint can be the best"):
-    training.train(distribution.strategy(None), records, str(tmp_path / "run"))
+    experiment.Experiment().run(
+      distribution.strategy(None), records, str(tmp_path / "run")
+    )
   assert (tmp_path / "run" / "checkpoints" / "ckpt-2.index").exists()
 
 
@@ -238,8 +239,8 @@ def test_other_classes_are_refused_and_other_parameters_shown(
   folder = tmp_path / "copy"
 
   def start(*bindings):
-    config.load(["gin/quickstart.gin"], [*_SMALL, *bindings])
-    training.train(
+    gin_config.load(["gin/quickstart.gin"], [*_SMALL, *bindings])
+    experiment.Experiment().run(
       distribution.strategy(None), str(folder / "records"), str(folder / "run")
     )
 
@@ -354,7 +355,7 @@ def test_checkpoints_are_exported_as_versions(trained, tmp_path):
   trained_model = export.ExportedTagger(str(run / "saved_model"))
   np.testing.assert_allclose(last, trained_model.score(waveform)[0], atol=1e-6)
   assert abs(last - old).max() > 1e-3
-  config.load([str(run / "config.gin")])
+  gin_config.load([str(run / "config.gin")])
   tagger = gin.query_parameter("train.model").scoped_configurable_fn(
     num_classes=3
   )
@@ -385,7 +386,7 @@ def test_a_work_directory_is_needed_to_export(trained, tmp_path):
   assert [row["name"] for row in run.pop("classes")] == list(toy.NAMES)
   (tmp_path / "run.json").write_text(json.dumps(run))
   with pytest.raises(ValueError, match="older version: give the training"):
-    training.read_run(str(tmp_path))
+    workdir.read_run(str(tmp_path))
 
 
 def test_another_models_checkpoint_is_not_exported(trained, tmp_path):
@@ -478,8 +479,8 @@ def test_a_mistake_in_the_configuration_is_refused(
 ):
   folder, _ = trained
   with pytest.raises(ValueError, match=message) as error:
-    config.load(["gin/quickstart.gin"], [*_SMALL, binding])
-    training.train(
+    gin_config.load(["gin/quickstart.gin"], [*_SMALL, binding])
+    experiment.Experiment().run(
       distribution.strategy(None),
       str(folder / "records"),
       str(tmp_path / "run"),
@@ -491,10 +492,10 @@ def test_a_mistake_in_the_configuration_is_refused(
 def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(
   trained, tmp_path
 ):
-  config.load(["gin/quickstart.gin"], _SMALL)
+  gin_config.load(["gin/quickstart.gin"], _SMALL)
   for name in ("run[1]", "run\\1"):
     with pytest.raises(ValueError, match="cannot read checkpoints whose path"):
-      training.train(
+      experiment.Experiment().run(
         distribution.strategy(None),
         str(trained[0] / "records"),
         str(tmp_path / name),
@@ -572,7 +573,7 @@ def test_every_other_choice_of_the_recipe_runs_together(trained, tmp_path):
 def test_training_starts_from_a_checkpoint(trained, tmp_path, capsys):
   folder, _ = trained
   start = tf.train.latest_checkpoint(str(folder / "run" / "checkpoints"))
-  config.load(
+  gin_config.load(
     ["gin/quickstart.gin"],
     [
       *_SMALL,
@@ -581,7 +582,7 @@ def test_training_starts_from_a_checkpoint(trained, tmp_path, capsys):
       f"train.initial_checkpoint = '{folder / 'run' / 'checkpoints'}'",
     ],
   )
-  training.train(
+  experiment.Experiment().run(
     distribution.strategy(None),
     str(folder / "records"),
     str(tmp_path / "run"),
@@ -660,9 +661,9 @@ def test_fine_tuning_needs_weights_that_fit(trained, tmp_path):
       r"stem/kernel has the shape \[7, 7, 1, 4\] in the model and \[7, 7, 1, 8",
     ),
   ):
-    config.load([str(run / "config.gin"), "gin/finetune.gin"], bindings)
+    gin_config.load([str(run / "config.gin"), "gin/finetune.gin"], bindings)
     with pytest.raises(ValueError, match=message):
-      training.train(
+      experiment.Experiment().run(
         distribution.strategy(None),
         str(trained[0] / "records"),
         str(tmp_path / "run"),
@@ -715,9 +716,11 @@ def test_tflite_models_are_written_and_compared(trained, tmp_path):
 
 
 def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):
-  config.load(["gin/quickstart.gin"], [*_SMALL, "train.global_batch_size = 9"])
+  gin_config.load(
+    ["gin/quickstart.gin"], [*_SMALL, "train.global_batch_size = 9"]
+  )
   with pytest.raises(ValueError, match="9, does not divide by the 2 repl"):
-    training.train(
+    experiment.Experiment().run(
       toy.two_replicas(),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
@@ -726,7 +729,7 @@ def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):
 
 def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
   """A learning rate of 1e30 breaks the second update."""
-  config.load(
+  gin_config.load(
     ["gin/quickstart.gin"],
     [
       *small.BINDINGS,
@@ -736,7 +739,7 @@ def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
     ],
   )
   with pytest.raises(ValueError) as error:
-    training.train(
+    experiment.Experiment().run(
       distribution.strategy(None),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
@@ -751,7 +754,9 @@ def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
   # Of a warm-up of one epoch, three steps, to 1e30 times 8 / 256.
   assert float(found[2]) == pytest.approx(step / 3 * 1e30 * 8 / 256, rel=1e-2)
   split = prepared.find_split(str(trained[0] / "records"), "train")
-  ids = data.Pipeline().training_ids(split, batch_size=8, seed=0, step=step)
+  ids = pipeline_lib.Pipeline().training_ids(
+    split, batch_size=8, seed=0, step=step
+  )
   assert found[4].split(", ") == ids and len(set(ids)) == 8
   rows = _metrics(tmp_path / "run")
   newest = tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints"))
@@ -762,7 +767,7 @@ def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
 
 def test_weights_that_are_not_finite_are_not_saved(trained, tmp_path):
   """A learning rate above float32's breaks the first update, after its loss."""
-  config.load(
+  gin_config.load(
     ["gin/quickstart.gin"],
     [
       *small.BINDINGS,
@@ -776,7 +781,7 @@ def test_weights_that_are_not_finite_are_not_saved(trained, tmp_path):
     match="made of the model is not finite in step 0, .* checkpoint is none; "
     "clips of the step: train",
   ):
-    training.train(
+    experiment.Experiment().run(
       distribution.strategy(None),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
@@ -787,14 +792,14 @@ def test_weights_that_are_not_finite_are_not_saved(trained, tmp_path):
 
 def test_a_tpu_of_other_machines_needs_buckets(trained, tmp_path, monkeypatch):
   monkeypatch.setattr(distribution, "is_remote", lambda _: True)
-  config.load(["gin/quickstart.gin"], _SMALL)
+  gin_config.load(["gin/quickstart.gin"], _SMALL)
   records_dir = str(trained[0] / "records")
   for data_dir, message in (
     (records_dir, f"--data_dir={records_dir}: the hosts of this TPU"),
     ("gs://bucket/records", f"--workdir={tmp_path}/run: the hosts"),
   ):
     with pytest.raises(ValueError, match=message):
-      training.train(
+      experiment.Experiment().run(
         distribution.strategy(None), data_dir, str(tmp_path / "run")
       )
 
@@ -804,10 +809,10 @@ def test_a_tpu_of_other_machines_needs_pcm16(trained, tmp_path, monkeypatch):
   split = prepared.find_split(str(trained[0] / "records"), "train")
   monkeypatch.setattr(prepared, "find_split", lambda *_: split)
   monkeypatch.setattr(storage, "check_bucket", lambda _: None)
-  config.load(["gin/quickstart.gin"], _SMALL)
+  gin_config.load(["gin/quickstart.gin"], _SMALL)
   strategy = distribution.strategy(None)
   with pytest.raises(ValueError, match="gs://b/r: FLAC .*--codec=pcm16"):
-    training.train(strategy, "gs://b/r", "gs://b/run")
+    experiment.Experiment().run(strategy, "gs://b/r", "gs://b/run")
 
 
 def test_a_profile_of_some_steps(trained, tmp_path):
@@ -827,11 +832,11 @@ _AUDAX = [f"gin/audax/{model}.gin" for model in audax.MODELS]
 
 
 # Of gin/sizes, models_test counts the parameters.
-@pytest.mark.parametrize("gin_file", config.shipped_gin_files() + _AUDAX)
+@pytest.mark.parametrize("gin_file", gin_config.shipped_gin_files() + _AUDAX)
 def test_every_experiment_takes_a_step(tmp_path, gin_file):
   (tmp_path / "records").mkdir()
   toy.write_dataset(tmp_path / "records", num_train=2, num_eval=2, num_shards=1)
-  config.load(
+  gin_config.load(
     [gin_file],
     [
       "train.global_batch_size = 2",
@@ -840,7 +845,7 @@ def test_every_experiment_takes_a_step(tmp_path, gin_file):
       "Pipeline.crop_seconds = 0.5",
     ],
   )
-  training.train(
+  experiment.Experiment().run(
     distribution.strategy(None),
     str(tmp_path / "records"),
     str(tmp_path / "run"),

@@ -7,13 +7,12 @@ a shape that is not static, is refused here as well.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
-import gin
 import tensorflow as tf
 
-from tf_audioset import config, training
+from tf_audioset import experiment
+from tf_audioset.runtime import gin_config
 
 
 def load_as_on_tpu(
@@ -31,7 +30,7 @@ def load_as_on_tpu(
     batch_size: Of one core.
     precision: As `train.precision`.
   """
-  config.load(
+  gin_config.load(
     gin_files,
     [
       *bindings,
@@ -56,23 +55,12 @@ def loop_hlo(
   Returns:
     HLO as text.
   """
-  bindings = gin.get_bindings("train")
-  known = inspect.signature(training.build).parameters
-  # `train` leaves the policy behind that the experiment asks for.
-  policy = tf.keras.mixed_precision.global_policy()
-  try:
-    steps, _, _ = training.build(
-      tf.distribute.OneDeviceStrategy("/cpu:0"),
-      num_classes=num_classes,
-      steps_per_epoch=100,
-      **{name: value for name, value in bindings.items() if name in known},
-    )
-    shape = [num_steps, bindings["global_batch_size"]]
-    waveforms = tf.TensorSpec(
-      [*shape, bindings["pipeline"].crop_samples], tf.int16
-    )
-    targets = tf.TensorSpec([*shape, num_classes])
-    loop = tf.function(steps.train_on, jit_compile=True)
-    return loop.experimental_get_compiler_ir(waveforms, targets)(stage=stage)
-  finally:
-    tf.keras.mixed_precision.set_global_policy(policy)
+  run = experiment.Experiment()
+  steps, _, _ = run.build(
+    tf.distribute.OneDeviceStrategy("/cpu:0"), num_classes=num_classes
+  )
+  shape = [num_steps, run.global_batch_size]
+  waveforms = tf.TensorSpec([*shape, run.pipeline.crop_samples], tf.int16)
+  targets = tf.TensorSpec([*shape, num_classes])
+  loop = tf.function(steps.train_on, jit_compile=True)
+  return loop.experimental_get_compiler_ir(waveforms, targets)(stage=stage)

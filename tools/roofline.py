@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
-from tf_audioset import cli
+from tf_audioset.runtime import cli
 from tools import tpu_model
 
 FLAGS = flags.FLAGS

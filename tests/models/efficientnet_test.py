@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.applications import imagenet_utils
 
-from tests.models import parity
+from tests.models import norms, sizes
 from tf_audioset.models import efficientnet
 
 _EPSILON = 1e-3  # keras.applications'.
@@ -52,7 +52,7 @@ def test_b0_gives_the_features_of_keras_applications():
   model = efficientnet.EfficientNet("b0", batch_norm_epsilon=_EPSILON)
   model(tf.zeros([1, 32, 32, 3]))
   rng = np.random.default_rng(0)
-  parity.randomise(_norms(model), epsilon=_EPSILON)
+  norms.randomise(_norms(model), epsilon=_EPSILON)
   for block in model.blocks:
     for bias in (block.squeeze.bias, block.excite.bias):
       bias.assign(rng.uniform(-0.5, 0.5, bias.shape))
@@ -64,7 +64,7 @@ def test_b0_gives_the_features_of_keras_applications():
     for our, their in zip(ours, theirs):
       assert our.shape == their.shape, (our.name, their.name)
       their.assign(our)
-  for size in parity.SIZES:
+  for size in sizes.USED:
     features = rng.normal(size=[2, *size, 3]).astype(np.float32)
     _pad_for(body, size)
     expected = body(features, training=False).numpy()

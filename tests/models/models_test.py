@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import toy
-from tf_audioset import (
-  config,
-  training,  # noqa: F401  Registers with gin all that the files bind.
-)
+from tests import command, toy
+from tf_audioset import experiment  # noqa: F401
 from tf_audioset.models import convnext, efficientnet, resnet, weights
+from tf_audioset.runtime import gin_config  # noqa: F401
 
 _SEED = tf.constant([1, 2])
-_ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+_ROOT = command.ROOT
 
 
 def _num_trainable(model, channels=1):
@@ -74,7 +72,7 @@ def test_every_size_has_the_published_parameters(gin_file, monkeypatch):
     return add_weight(self, *args, **{**kwargs, "initializer": "zeros"})
 
   monkeypatch.setattr(tf.keras.layers.Layer, "add_weight", add_zeros)
-  config.load([gin_file])
+  gin_config.load([gin_file])
   families = {
     "res": resnet.ResNet,
     "eff": efficientnet.EfficientNet,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.models import parity
+from tests.models import norms, sizes
 from tf_audioset.models import resnet
 
 _SEED = tf.constant([1, 2])
@@ -94,8 +94,8 @@ def test_it_equals_the_network_of_explicit_operations(
 ):
   model = resnet.ResNet(depth, width=8)
   model(tf.zeros([1, 32, 32, 2]))
-  parity.randomise(_norms(model), epsilon=_EPSILON)
-  for size in parity.SIZES:
+  norms.randomise(_norms(model), epsilon=_EPSILON)
+  for size in sizes.USED:
     features = tf.random.stateless_normal([3, *size, 2], _SEED)
     reference = _Reference(model, training)
     expected = reference(features, blocks_a_stage, depth >= 50).numpy()
