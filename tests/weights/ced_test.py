@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import command, numpy_ced, reference, toy, weight_files_test
+from tests import command, numpy_ced, reference, toy
+from tests.weights import weight_files_test
 from tf_audioset import experiment  # noqa: F401
+from tf_audioset.commands import import_weights
 from tf_audioset.data import labels, records  # noqa: F401
 from tf_audioset.models import tagger  # noqa: F401
 from tf_audioset.runtime import gin_config  # noqa: F401
 from tf_audioset.serving import export, tflite  # noqa: F401
 from tf_audioset.weights import audax, ced, pretrained  # noqa: F401
-from tools import import_weights
 
 # Two blocks of the mini model.
 _MODEL, _WIDTH, _NUM_HEADS, _DEPTH = "ced_mini", 256, 4, 2
