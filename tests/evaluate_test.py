@@ -10,15 +10,12 @@ import sklearn.metrics
 import tensorflow as tf
 
 from tests import command, toy
-from tf_audioset import (
-  evaluation,
-  export,
-  features,
-  labels,
-  losses,
-  prepared,
-  tagger,
-)
+from tf_audioset import features
+from tf_audioset.data import labels, prepared
+from tf_audioset.evaluation import scoring
+from tf_audioset.models import tagger
+from tf_audioset.serving import export
+from tf_audioset.training import losses
 
 
 def _features(waveform):
@@ -237,7 +234,8 @@ def test_a_tpu_scores_the_clips_of_its_length(tmp_path):
   )
   as_if = (
     "import functools, runpy, sys, tensorflow as tf;"
-    "from tf_audioset import distribution, export;"
+    "from tf_audioset.runtime import distribution;"
+    "from tf_audioset.serving import export;"
     "distribution.strategy = lambda tpu: tf.distribute.OneDeviceStrategy(tpu);"
     "export.ReplicatedTagger = functools.partial("
     "  export.ReplicatedTagger, jit_compile=True);"
@@ -259,7 +257,7 @@ def test_a_tpu_scores_the_clips_of_its_length(tmp_path):
   ):
     path = tmp_path / f"{i}.npz"
     out = command.succeed(*command_line, f"--scores_out={path}")
-    scores.append(evaluation.Scores.read(str(path)))
+    scores.append(scoring.Scores.read(str(path)))
   # The third, sixth and ninth of ten clips are shorter.
   assert (
     "7 clips scored on 1 replica on CPU, 3 of other lengths than 16000 samples"

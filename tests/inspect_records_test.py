@@ -12,7 +12,8 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, toy
-from tf_audioset import clip_lists, labels, preparation, prepared
+from tf_audioset.data import labels, prepared
+from tf_audioset.preparation import clip_lists, prepare
 
 _TOOL = "tools/inspect_records.py"
 
@@ -123,32 +124,36 @@ def test_records_of_audax_are_shown_as_far_as_they_say(tmp_path):
   np.testing.assert_array_equal(written, samples)
 
 
-def test_an_id_may_be_a_number(tmp_path):
-  levels = {"7": 0.1, "1": 0.2, "64760": 0.3}
+def test_an_id_may_be_a_number_or_long(tmp_path):
+  # As a path below --class_dirs it may be longer than a file's name.
+  long = f"a/{'b' * 150}/{'c' * 150}.wav"
+  levels = {"7": 0.1, "1": 0.2, "64760": 0.3, long: 0.4}
   clips = []
   for clip_id, level in levels.items():
-    path = tmp_path / f"{clip_id}_in.wav"
+    path = tmp_path / f"in{len(clips)}.wav"
     soundfile.write(path, np.full(16000, level), 16000)
     clips.append(clip_lists.Clip(clip_id, str(path), (0,)))
   for split, part in (("eval", clips[:1]), ("train", clips[1:])):
-    preparation.prepare(
+    prepare.prepare(
       labels.ClassList.from_names(["a"]),
       part,
       str(tmp_path / "out"),
       split,
-      preparation.Options(),
-      preparation.local_runner(1),
+      prepare.Options(),
+      prepare.local_runner(1),
     )
   for wanted, written in (
     ("64760", "64760"),
     ("1", "1"),
     ("0", "7"),  # No id: the place, in the first split.
+    (long, long.replace("/", "_")[-200:]),
   ):
     command.succeed(
       _TOOL, tmp_path / "out", f"--play={wanted}", f"--output_dir={tmp_path}"
     )
     samples, _ = soundfile.read(tmp_path / f"{written}.wav")
-    np.testing.assert_allclose(samples, levels[written], atol=1e-4)
+    level = levels["7" if wanted == "0" else wanted]
+    np.testing.assert_allclose(samples, level, atol=1e-4)
 
 
 @pytest.mark.parametrize(
