@@ -36,7 +36,7 @@ setup(
         for name in (
           "evaluate",
           "export",
-          "import_audax",
+          "import_weights",
           "inspect_records",
           "make_tfrecords",
           "plot_curves",
@@ -50,7 +50,9 @@ setup(
   python_requires=">=3.9,<3.12",
   install_requires=[
     "absl-py>=1.4",
+    "av>=15",  # PyAV: FFmpeg, for what libsndfile does not read.
     "gin-config>=0.5,<0.6",
+    "h5py>=3.1",  # TensorFlow brings it.
     # Its module opens FLAC in memory with dr_flac. Newer wheels than 1.61 are
     # not made for Python 3.9.
     "miniaudio>=1.61",
@@ -75,7 +77,6 @@ setup(
     "tqdm>=4.60",
   ],
   extras_require={
-    "av": ["av>=15"],  # m4a, mp4 and webm.
     # Earlier ones ask for other versions of grpcio and protobuf.
     "beam": ["apache-beam>=2.77; python_version >= '3.10'"],
     # For benchmarks/benchmark.py --peers; best in an environment of their own.
@@ -94,7 +95,6 @@ setup(
     "serving": ["tensorflow-serving-api>=2.15,<2.16"],  # As TensorFlow.
     "test": [
       "apache-beam>=2.77; python_version >= '3.10'",
-      "av>=15",
       "cryptography>=41",  # For the certificate of the storage emulator.
       "matplotlib>=3.5",
       "pytest>=7",

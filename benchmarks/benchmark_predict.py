@@ -34,15 +34,15 @@ _PREDICT = pathlib.Path(__file__).with_name("predict.py")
 
 def main(arguments: list[str]) -> None:
   # Imported late: a mistake in the flags is answered at once.
-  from tf_audioset.data import audio
+  from tf_audioset.data import audio_files
   from tf_audioset.serving import export, prediction
 
-  files = audio.find_files(arguments)
+  files = audio_files.expand(arguments).paths
   tagger = export.ExportedTagger(FLAGS.saved_model)
   decoded = [*prediction.decode_files(files, tagger.sample_rate_hz)]
-  for _, waveform in decoded:
-    if isinstance(waveform, Exception):
-      raise waveform
+  for _, one in decoded:
+    if isinstance(one, Exception):
+      raise one
   command = [sys.executable, _PREDICT, f"--saved_model={FLAGS.saved_model}"]
 
   def run_command():
@@ -71,8 +71,9 @@ def main(arguments: list[str]) -> None:
       bar.update()
   best = {name: min(seconds) for name, seconds in times.items()}
   total = best["decode"] + best["model"]
-  seconds_of_audio = sum(len(x) for _, x in decoded) / tagger.sample_rate_hz
-  lengths = {len(x) for _, x in decoded}
+  sizes = [len(x.waveform) for _, x in decoded]
+  seconds_of_audio = sum(sizes) / tagger.sample_rate_hz
+  lengths = set(sizes)
   print(
     f"{len(files)} files of {len(lengths)} lengths, "
     f"{prediction.clock(seconds_of_audio)}"

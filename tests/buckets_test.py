@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -435,6 +436,9 @@ def test_preparation_from_and_to_a_bucket_is_that_on_a_disk(tmp_path, storage):
     path = tmp_path / "sounds" / f"{i % 3}" / f"{i}.wav"
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, toy.clip(i, 16000)[0], 16000, "PCM_16")
+  shutil.copy(path, path.with_name("sound.dat"))  # Known by its content.
+  for name in ("0/notes.txt", "1/._x.wav", "1/README", "loose.wav"):
+    (tmp_path / "sounds" / name).write_text("text")
   storage.put(tmp_path / "sounds", "gs://bucket/sounds")
   storage.fault_rate = 0.2
   storage.page_size = 2
@@ -458,3 +462,13 @@ def test_preparation_from_and_to_a_bucket_is_that_on_a_disk(tmp_path, storage):
   for name, content in expected.items():
     if not name.startswith("audit"):  # Names the files.
       assert (tmp_path / "copy" / name).read_bytes() == content, name
+  files = []
+  for folder in ("records", "copy"):
+    said = json.loads((tmp_path / folder / "audit.json").read_text())["train"]
+    assert said["files"].pop("folder").endswith("/sounds")
+    files.append(said["files"])
+  assert files[0] == files[1] and files[0]["seen"] == 10 + 4
+  assert files[0]["summary"] == (
+    "passed over: 1 .txt, 1 without an ending, 1 hidden (1/._x.wav), 1 beside "
+    "the folders of the classes (loose.wav)"
+  )

@@ -15,7 +15,7 @@ from tests import command
 _COMMANDS = (
   "evaluate",
   "export",
-  "import-audax",
+  "import-weights",
   "inspect-records",
   "make-tfrecords",
   "plot-curves",

@@ -56,7 +56,10 @@ def _objections(hlo: str) -> list[str]:
 @pytest.mark.parametrize(
   ("gin_file", "stage"),
   [(file, "optimized_hlo") for file in gin_config.shipped_gin_files()]
-  + [(file, "hlo") for file in [*_AUDAX, "gin/sizes/resnet50.gin"]],
+  + [
+    (file, "hlo")
+    for file in [*_AUDAX, "gin/ced/tiny.gin", "gin/sizes/resnet50.gin"]
+  ],
 )
 def test_the_whole_loop_compiles_and_needs_no_host(gin_file, stage):
   hlo = _hlo(gin_file, stage)

@@ -13,14 +13,21 @@ import tensorflow as tf
 
 # Imported for gin, which finds the parts of a .gin file by their names.
 from tf_audioset import features  # noqa: F401
-from tf_audioset.data import labels, prepared, records
+from tf_audioset.data import labels, records
 from tf_audioset.data import pipeline as pipeline_lib
-from tf_audioset.models import convnext, efficientnet, resnet  # noqa: F401
+from tf_audioset.models import (  # noqa: F401
+  convnext,
+  decibels,
+  efficientnet,
+  heads,
+  resnet,
+  vit,
+)
 from tf_audioset.models import tagger as tagger_lib
 from tf_audioset.runtime import distribution, gin_config, messages
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import export
-from tf_audioset.training import augment, losses, optimizers, trainer  # noqa: F401
+from tf_audioset.training import augment, losses, optimizers, run_data, trainer  # noqa: F401
 from tf_audioset.training import run as run_lib
 from tf_audioset.training import workdir as workdir_lib
 from tf_audioset.weights import pretrained  # noqa: F401
@@ -68,6 +75,8 @@ class Experiment:
       front end, head and loss are float32 in any case.
     initial_checkpoint: Weights that a new run starts from, see
       `pretrained.load`; with other classes, without its head.
+    allow_other_features: Whether those weights may have been trained with
+      another front end, padding or variant of the network.
     checkpoints_to_keep: The number of newest checkpoints that stay.
     exported: "last" or "best" (by validation mAP, which then is no longer an
       unbiased estimate).
@@ -96,6 +105,7 @@ class Experiment:
   accumulate_steps: int = 1
   precision: str = "float32"
   initial_checkpoint: str = ""
+  allow_other_features: bool = False
   checkpoints_to_keep: int = 3
   exported: str = "last"
 
@@ -161,34 +171,33 @@ class Experiment:
 
   def splits(
     self, strategy: tf.distribute.Strategy, data_dir: str
-  ) -> tuple[prepared.Split, prepared.Split]:
+  ) -> run_data.RunData:
     """Finds the clips to train on and those to validate with.
 
     Raises:
       UserError: If they are missing, have no class list, or the strategy's
         hosts cannot read them.
     """
-    training = prepared.find_split(data_dir, self.training_split)
-    if self.holdout_percent:
-      validation = training.part(0, self.holdout_percent)
-    else:
-      validation = prepared.find_split(data_dir, self.validation_split)
+    chosen = run_data.choose(
+      data_dir,
+      training_split=self.training_split,
+      validation_split=self.validation_split,
+      holdout_percent=self.holdout_percent,
+      training_percent=self.training_percent,
+    )
     if distribution.is_remote(strategy) and (
-      training.needs_python or validation.needs_python
+      chosen.training.needs_python or chosen.validation.needs_python
     ):
       raise UserError(
         f"{data_dir}: FLAC is decoded in Python, which the hosts of this TPU, "
         "other machines, do not have: prepare the data with --codec=pcm16."
       )
-    first_percent = max(self.holdout_percent, 100 - self.training_percent)
-    if first_percent:
-      training = training.part(first_percent, 100)
-    if training.classes is None:
+    if chosen.training.classes is None:
       raise UserError(
         f"{data_dir}: no class list; put class_labels_indices.csv beside the "
         "records."
       )
-    return training, validation
+    return chosen
 
   def build(
     self,
@@ -212,7 +221,8 @@ class Experiment:
       raise UserError(
         f"train.global_batch_size, {self.global_batch_size}, does not divide "
         f"by the {replicas} replicas times train.accumulate_steps, "
-        f"{self.accumulate_steps}."
+        f"{self.accumulate_steps}: choose a multiple of "
+        f"{replicas * self.accumulate_steps}."
       )
     # Keras draws the initial weights from it.
     tf.keras.utils.set_random_seed(self.seed)
@@ -256,7 +266,10 @@ class Experiment:
           checkpoint
         ).expect_partial().assert_existing_objects_matched()
       except (AssertionError, ValueError, tf.errors.OpError) as e:
-        raise UserError(f"{checkpoint} is no checkpoint of this model.") from e
+        raise UserError(
+          f"{checkpoint} is no checkpoint of this model, which config.gin "
+          "describes: give one of the same work directory."
+        ) from e
     return tagger
 
   def export(
@@ -281,8 +294,10 @@ class Experiment:
     Raises:
       UserError: If the checkpoint cannot be read or is another model's.
     """
+    tagger = self.restored_tagger(checkpoint, len(classes))
+    workdir_lib.refuse_other_model(workdir_path, tagger)
     export.export(
-      self.restored_tagger(checkpoint, len(classes)),
+      tagger,
       directory,
       classes=classes,
       min_samples=self.pipeline.crop_samples,
@@ -300,7 +315,7 @@ class Experiment:
     if rate_hz != records.SAMPLE_RATE_HZ:
       raise UserError(
         f"LogMel.sample_rate_hz is {rate_hz}; records have "
-        f"{records.SAMPLE_RATE_HZ}."
+        f"{records.SAMPLE_RATE_HZ}, which is to be bound."
       )
     tagger(tf.zeros([1, self.pipeline.crop_samples]))
     return tagger

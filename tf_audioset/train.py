@@ -43,6 +43,12 @@ flags.DEFINE_string(
   "Start a new run from these weights: a checkpoint, a work directory or an "
   "exported SavedModel. With other classes the head is new.",
 )
+flags.DEFINE_bool(
+  "allow_other_features",
+  False,
+  "Let --init_from take weights that were trained with another front end, "
+  "padding or variant of the network.",
+)
 flags.DEFINE_string(
   "tpu",
   None,
@@ -73,6 +79,8 @@ def main() -> None:
   bindings = list(FLAGS.gin_bindings)
   if FLAGS.init_from:
     bindings.append(f"train.initial_checkpoint = {FLAGS.init_from!r}")
+  if FLAGS.allow_other_features:
+    bindings.append("train.allow_other_features = True")
   gin_config.load(FLAGS.gin_file, bindings)
   experiment.Experiment().run(
     distribution.strategy(FLAGS.tpu),

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs tf_audioset/commands/import_audax.py, which says what it does."""
+"""Says where the import of audax's checkpoints went."""
 
-from tf_audioset.commands import import_audax
+import sys
 
 if __name__ == "__main__":
-  import_audax.run()
+  print(
+    "import_audax: error: this is now part of tools/import_weights.py: give "
+    "that --format=audax and the same flags.",
+    file=sys.stderr,
+  )
+  sys.exit(2)

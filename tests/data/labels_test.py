@@ -81,6 +81,100 @@ def test_the_shipped_list_is_audiosets_file_to_the_byte():
   assert labels.ClassList.audioset().is_audioset
 
 
+@pytest.mark.parametrize(
+  ("name", "text"),
+  [
+    ("map.json", '{"cat": 1, "dog, big": 0}'),
+    ("map.json", '{" cat": 1, "dog, big ": 0}'),
+    ("map.json", '["dog, big", "cat"]'),
+    ("map.json", '{"0": "dog, big", "1": "cat"}'),
+    ("map.txt", "dog, big\ncat\n"),
+    ("map.txt", "\ufeffdog, big\r\n\r\ncat"),
+    ("map.csv", "label\ndog, big\ncat\n"),
+    ("map.csv", '0,"dog, big"\n1,cat\n'),
+    ("map.csv", '1,cat\n0,"dog, big"\n'),
+    ("map.csv", "index\tlabel\n0\tdog, big\n1\tcat\n"),
+    ("map.csv", 'label,index\n"dog, big",0\ncat,1\n'),
+    ("map.csv", "index;name\n0;dog, big\n1;cat\n"),
+  ],
+)
+def test_classes_of_ones_own_come_in_many_forms(tmp_path, name, text):
+  (tmp_path / name).write_text(text, newline="")
+  classes = labels.from_map(str(tmp_path / name))
+  assert classes == labels.ClassList.from_names(["dog, big", "cat"])
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "0,Electric_guitar,/m/02sgy\n1,Guitar,/m/0342h\n",  # FSD50K's.
+    "index,name,mid\n0,Electric_guitar,/m/02sgy\n1,Guitar,/m/0342h\n",
+    "index,mid,display_name\n0,/m/02sgy,Electric_guitar\n1,/m/0342h,Guitar\n",
+    '{"classes": [{"index": 0, "mid": "/m/02sgy", "name": "Electric_guitar"}, '
+    '{"index": 1, "mid": "/m/0342h", "name": "Guitar"}]}',
+  ],
+)
+def test_classes_keep_their_mids(tmp_path, text):
+  (tmp_path / "map").write_text(text)
+  assert labels.from_map(str(tmp_path / "map")) == labels.ClassList(
+    ("/m/02sgy", "/m/0342h"), ("Electric_guitar", "Guitar")
+  )
+
+
+def test_audiosets_own_list_is_one_of_the_forms():
+  path = reference.golden("class_labels_indices.csv")
+  assert labels.from_map(str(path)) == labels.ClassList.audioset()
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("", "it is empty"),
+    ("1,dog\n2,cat\n", "must be 0, 1, 2"),
+    ("0,dog\n0,cat\n", "must be 0, 1, 2"),
+    ("dog\ncat\ndog\n", "class 'dog' is in the list twice"),
+    ("0,dog\n1,\n", "the label of index 1 is empty"),
+    ('0,"dog\n1,cat\n', "line 1: a quote is opened"),
+    ('{"dog": "x"}', "invalid literal for int"),
+    ("{", "Expecting property name"),
+    ("[]", "the class list is empty"),
+  ],
+)
+def test_what_gives_no_classes_is_refused(tmp_path, text, message):
+  (tmp_path / "map").write_text(text)
+  with pytest.raises(ValueError, match=f"map: not label -> index: .*{message}"):
+    labels.from_map(str(tmp_path / "map"))
+
+
+@pytest.mark.parametrize(
+  ("cell", "known", "unknown"),
+  [
+    ("/m/a", [0], []),
+    ("/m/b,/m/a", [1, 0], []),
+    ("/m/a, /m/a ,'/m/a'", [0], []),
+    ("Speech", [0], []),
+    ("Male speech, man speaking", [1], []),
+    ("Speech,Male speech, man speaking,Dog", [0, 1, 2], []),
+    ("Male speech,Dog", [2], ["Male speech"]),
+    ("Dog, dog", [2], [" dog"]),
+    ("", [], []),
+    (" , ", [], []),
+    ('"Dog",', [2], []),
+    ("['Dog', 'Speech']", [2, 0], []),
+    # Two classes have this name: only their mids tell.
+    ("Twin", [], ["Twin"]),
+    ("/m/d,/m/e", [3, 4], []),
+    ("[silence]", [5], []),
+  ],
+)
+def test_a_cell_names_classes(cell, known, unknown):
+  classes = labels.ClassList(
+    ("/m/a", "/m/b", "/m/c", "/m/d", "/m/e", "/m/f"),
+    ("Speech", "Male speech, man speaking", "Dog", "Twin", "Twin", "[silence]"),
+  )
+  assert labels.Lookup(classes).find(cell) == (known, unknown)
+
+
 def _ontology(tmp_path, rows):
   path = tmp_path / "ontology.json"
   keys = ("id", "name", "child_ids")

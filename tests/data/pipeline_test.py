@@ -173,7 +173,7 @@ def test_a_clip_stays_in_its_part_when_clips_are_added(folder, tmp_path):
 def test_a_part_without_clips_or_ids_is_refused(folder):
   split = prepared.find_split(folder, "train")
   empty = int(np.flatnonzero(np.bincount(split.index.bucket) == 0)[0])
-  with pytest.raises(ValueError, match="24 clips are too few"):
+  with pytest.raises(ValueError, match="none of the 24 clips is in the part"):
     split.part(empty, empty + 1)
   with pytest.raises(ValueError, match="prepare it again"):
     dataclasses.replace(split, index=None).part(0, 50)

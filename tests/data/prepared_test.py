@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of records are what their descriptions say, or are refused."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -34,6 +36,45 @@ def test_what_is_missing_is_named(tmp_path):
   (tmp_path / prepared.INFO_FILE).write_text("{}")
   with pytest.raises(ValueError, match="prepare the data again"):
     prepared.find_split(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize(
+  ("before", "after"),
+  [
+    ('"name": "High tone"', '"name": "Hihg tone"'),
+    ('"mid": "Noise"', '"mid": "Noisy"'),
+    ('"sample_rate_hz": 16000', '"sample_rate_hz": 16001'),
+    ('"codec": "flac"', '"codec": "pcm16"'),
+    ('"num_clips": 10', '"num_clips": 11'),
+    ('"train.clips.npz"', '"eval.clips.npz"'),
+  ],
+)
+def test_a_description_that_changed_is_refused(tmp_path, before, after):
+  toy.write_dataset(tmp_path)
+  info = tmp_path / prepared.INFO_FILE
+  text = info.read_text()
+  assert before in text
+  info.write_text(text.replace(before, after))
+  with pytest.raises(ValueError, match="dataset_info.json: changed since"):
+    prepared.find_split(str(tmp_path), "train")
+  # As the message says, and as older versions wrote it.
+  lines = text.replace(before, after).splitlines(keepends=True)
+  info.write_text("".join(x for x in lines if '"sha256"' not in x))
+  assert prepared.read_dataset_info(str(tmp_path)).sha256 == ""
+
+
+def test_the_order_of_the_classes_is_protected_and_the_format_is_not(tmp_path):
+  toy.write_dataset(tmp_path)
+  info = tmp_path / prepared.INFO_FILE
+  content = json.loads(info.read_text())
+  # As another program would write it.
+  content["clip_seconds"] = int(content["clip_seconds"])
+  info.write_text(json.dumps(dict(reversed(content.items()))))
+  assert prepared.read_dataset_info(str(tmp_path)).classes.names == toy.NAMES
+  content["classes"].reverse()
+  info.write_text(json.dumps(content))
+  with pytest.raises(ValueError, match="changed since it was written"):
+    prepared.read_dataset_info(str(tmp_path))
 
 
 def test_the_table_of_clips_follows_a_part(tmp_path):

@@ -21,6 +21,7 @@ class _Page(html.parser.HTMLParser):
   def __init__(self, text):
     super().__init__()
     self.open, self.regions, self.texts, self.attributes = [], {}, {}, []
+    self.heads = []  # Of each cell: that it has, and that of its column.
     self.data = None
     self.feed(text)
     self.close()
@@ -37,6 +38,10 @@ class _Page(html.parser.HTMLParser):
       self.rows.append([])
     if tag in ("td", "th"):
       self.rows[-1].append("")
+    if tag == "td":  # On a narrow screen its heading stands before it.
+      self.heads.append(
+        (attrs["data-head"], self.rows[0][len(self.rows[-1]) - 1])
+      )
     if tag in ("h1", "title", "dd", "section", "script", "style"):
       self.texts.setdefault(tag, []).append("")
 
@@ -64,7 +69,7 @@ def _problem(num_clips=3000):
 
 def _page(scores, targets, names=_NAMES, difference=None, **options):
   judgement = judging.Judgement(scores, targets, num_resamples=20)
-  summary = judgement.summary({"<b>": [0, 1]})
+  summary = judgement.summary({"<b>": [0, 1, 2]})
   table = {"mid": names, "name": names, **judgement.per_class()}
   if difference is not None:
     other = judging.Judgement(difference, targets, num_resamples=20)
@@ -130,7 +135,9 @@ def test_tables_hold_the_metrics(made):
   assert page.texts["dd"][1].startswith(f"{auc.mean():.4f}[")
   assert page.texts["dd"][-1] == f"{summary['ece']:.4f}"
   heads, *rows = page.regions["Averages"]
-  assert heads[2] == "mAP"
+  assert heads[1:3] == ["classes", "mAP"]
+  # The third class has no clip, and is in no average.
+  assert [row[1] for row in rows] == ["3 of 4", "3 of 4", "2 of 3"]
   assert [row[2][:6] for row in rows] == [
     f"{value:.4f}"
     for value in (
@@ -151,6 +158,17 @@ def test_tables_hold_the_metrics(made):
   # The best comes first, what is not known last.
   order = [*np.array(_NAMES)[scored][np.argsort(-ap)], "Never"]
   assert list(rows) == order
+
+
+def test_each_cell_has_the_heading_of_its_column(made):
+  """On a narrow screen it stands before the cell."""
+  page = made[3]
+  assert len(page.heads) > 50 * 3 + 4 * 8
+  assert all(own == column for own, column in page.heads)
+  (style,) = page.texts["style"]
+  assert "content: attr(data-head)" in style
+  # Rows that are blocks are hidden by the search all the same.
+  assert "tr[hidden] { display: none; }" in style
 
 
 def test_curves_are_points_of_scikit_learns(made):
@@ -257,7 +275,8 @@ def test_a_difference_is_shown():
   scores, targets = _problem(500)
   _, page, summary = _page(scores, targets, difference=1 - scores)
   heads, *_, last = page.regions["Averages"]
-  assert last[0] == "all, minus <other>"
+  assert (targets.any(axis=0) == [True, True, False, False]).all()
+  assert last[:2] == ["all, minus <other>", "2 of 4"]
   assert last[2].startswith(f"{summary['difference']['mAP']:+.4f} [")
   heads, first, *_ = page.regions["Classes"]
   assert heads[-1] == "AP minus other's"

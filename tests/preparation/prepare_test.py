@@ -14,8 +14,8 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from tf_audioset.data import labels, prepared
-from tf_audioset.preparation import audit, clip_lists, prepare
+from tf_audioset.data import audio, labels, prepared
+from tf_audioset.preparation import audit, class_folders, clip_lists, prepare
 
 _CLASSES = labels.ClassList.from_names(["a", "b"])
 
@@ -277,7 +277,8 @@ def test_every_row_is_accounted_for(tmp_path):
     },
     "partly_unknown_labels": {"half_listed": "c"},
   }
-  assert (said["expected"], said["found"], said["written"]) == (18, 17, 14)
+  assert (said["expected"], said["found"], said["written"]) == (18, 16, 14)
+  assert said["repeated"] == 1
   assert said["left_out"] == {
     "duplicate_id": 1,
     "unknown_label": 1,
@@ -285,7 +286,7 @@ def test_every_row_is_accounted_for(tmp_path):
     "undecodable": 1,
   }
   a, b = said["classes"]
-  assert (a["expected"], a["found"], a["written"]) == (15, 14, 12)
+  assert (a["expected"], a["found"], a["written"]) == (15, 13, 12)
   assert (b["expected"], b["found"], b["written"]) == (3, 3, 3)
   assert b["short"] == 1 and "clipped" not in b and a["clipped"] == 1
   table = prepared.find_split(str(tmp_path / "out"), "train").clips()
@@ -295,7 +296,10 @@ def test_every_row_is_accounted_for(tmp_path):
   assert table.num_samples[row] == 15840
 
   text = (tmp_path / "out" / audit.TEXT_FILE).read_text()
-  assert "train: 18 rows, 17 files found, 14 clips written (77.78 %)" in text
+  assert (
+    "train: 18 rows of 17 clips, 16 files found, 14 clips written (82.35 %)"
+    in text
+  )
   assert "left out: 1 undecodable" in text and "cut: only 1.2 of" in text
   assert "accounted for: 14 + 1 + 1 + 1 + 1 = 18" in text
   assert "eval: 2 rows" in text
@@ -313,6 +317,157 @@ def test_every_row_is_accounted_for(tmp_path):
   assert {r: len(rows) for r, rows in fewer["clips"].items()} == {
     r: len(rows) for r, rows in said["clips"].items()
   }
+
+
+def test_what_is_no_file_costs_one_row(tmp_path, monkeypatch):
+  """Pipes would wait for ever; other errors would end the run."""
+  clips = _clips(tmp_path / "in", 9)
+  places = [pathlib.Path(clip.path) for clip in clips]
+  for place in places[:5]:
+    place.unlink()
+  os.mkfifo(places[0])
+  places[1].mkdir()
+  places[2].symlink_to("/dev/null")
+  places[3].symlink_to(places[3])
+  long = str(tmp_path / ("x" * 300 + ".wav"))
+  clips[4] = clip_lists.Clip("clip4", long, (0,))
+  clips[5] = clip_lists.Clip("clip5", f"{places[6]}/x.wav", (0,))
+  read = audio.read
+
+  def answer(path, **kwargs):
+    name = os.path.basename(path)
+    if name == "clip6.wav":  # Removed while it is read.
+      os.remove(path)
+    if name == "clip7.wav":  # Root may read everything.
+      raise PermissionError(13, "Permission denied", path)
+    return read(path, **kwargs)
+
+  monkeypatch.setattr(audio, "read", answer)
+  said = _prepare(clips, tmp_path / "out")
+  named = {
+    reason: {row["id"]: row["detail"] for row in rows}
+    for reason, rows in said["clips"].items()
+  }
+  assert named == {
+    "missing": {"clip5": "", "clip6": ""},
+    "undecodable": {
+      "clip0": "is a pipe, not a file",
+      "clip1": "is a folder, not a file",
+      "clip2": "is a device or a socket, not a file",
+      "clip3": "Too many levels of symbolic links",
+      "clip4": "File name too long",
+      "clip7": "Permission denied",
+    },
+  }
+  assert said["written"] == 1
+
+
+def test_a_fault_of_the_program_is_not_taken_for_the_files(
+  tmp_path, monkeypatch
+):
+  def broken(*_, **__):
+    raise KeyError("a bug")
+
+  monkeypatch.setattr(audio, "to_int16", broken)
+  with pytest.raises(KeyError, match="a bug"):
+    _prepare(_clips(tmp_path / "in", 3), tmp_path / "out")
+
+
+def test_lengths_are_compared_with_what_the_list_says(tmp_path):
+  lengths = {  # (of the file, of the row, what is told)
+    "whole": (2.0, 2.0, {}),
+    "nearly": (1.81, 2.0, {}),
+    "cut": (1.79, 2.0, {"truncated": "1.8 of 2.0 s"}),
+    "frame": (1.92, 2.0, {}),
+    "tiny": (0.31, 0.4, {}),  # By less than 0.1 s.
+    "tiny_cut": (0.29, 0.4, {"truncated": "0.3 of 0.4 s"}),
+    "more": (2.19, 2.0, {}),
+    "uncut": (2.5, 2.0, {"overlong": "2.5 of 2.0 s"}),
+    # Both are beyond what is written.
+    "video": (9.0, 4.0, {"overlong": "9.0 of 4.0 s", "shortened": "9.0 s"}),
+    "long": (9.0, 10.0, {"shortened": "9.0 s"}),
+    "long_cut": (
+      8.0,
+      10.0,
+      {"shortened": "8.0 s", "truncated": "8.0 of 10.0 s"},
+    ),
+    "unknown": (2.0, None, {}),
+  }
+  clips = []
+  for seed, (name, (seconds, row_seconds, _)) in enumerate(lengths.items()):
+    path = tmp_path / f"{name}.flac"
+    soundfile.write(path, _noise(seed, seconds), 16000)
+    clips.append(clip_lists.Clip(name, str(path), (0,), {}, row_seconds))
+  said = _prepare(clips, tmp_path / "out", clip_seconds=3.0)
+  for name, (*_, expected) in lengths.items():
+    told = {
+      reason: row["detail"]
+      for reason, rows in said["clips"].items()
+      for row in rows
+      if row["id"] == name and reason != "short"
+    }
+    assert told == expected, name
+  assert said["written"] == len(lengths) and said["noted"]["truncated"] == 3
+  fewer = _prepare(
+    clips, tmp_path / "out", clip_seconds=3.0, drop=("truncated", "overlong")
+  )
+  assert fewer["left_out"] == {"truncated": 3, "overlong": 2}
+
+
+def test_remarks_of_the_decoder_are_told(tmp_path):
+  clips = _clips(tmp_path / "in", 2)
+  tone = _noise(0)
+  soundfile.write(clips[1].path, np.stack([tone, -tone], 1), 16000)
+  said = _prepare(clips, tmp_path / "out")
+  (row,) = said["clips"]["remark"]
+  assert row["id"] == "clip1" and "cancel out" in row["detail"]
+  assert [row["id"] for row in said["clips"]["silent"]] == ["clip1"]
+
+
+def test_every_file_of_the_folder_is_accounted_for(tmp_path):
+  for name in ("cat/1.wav", "dog/2.wav", "dog/3.aiff"):
+    path = tmp_path / "in" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, _noise(len(name)), 16000)
+  for name in ("cat/a.txt", "cat/b.txt", "cow/c.csv", "dog/.x", "loose.wav"):
+    path = tmp_path / "in" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+  os.mkfifo(tmp_path / "in" / "dog" / "live.wav")
+  found = class_folders.read(str(tmp_path / "in"))
+  said = prepare.prepare(
+    found.classes,
+    found.clips,
+    str(tmp_path / "out"),
+    "train",
+    prepare.Options(),
+    _here,
+    audit.of_source(found),
+  )
+  everything = sum(len(names) for *_, names in os.walk(tmp_path / "in"))
+  files = said["files"]
+  assert files["seen"] == everything == 9 and files["taken"] == 3
+  assert files["passed_over"] == {
+    "no audio": {"count": 3, "files": ["cat/a.txt", "cat/b.txt", "cow/c.csv"]},
+    "hidden": {"count": 1, "files": ["dog/.x"]},
+    "a pipe": {"count": 1, "files": ["dog/live.wav"]},
+    class_folders.LOOSE: {"count": 1, "files": ["loose.wav"]},
+  }
+  text = (tmp_path / "out" / audit.TEXT_FILE).read_text()
+  assert (
+    "passed over: 2 .txt, 1 .csv, 1 hidden (dog/.x), 1 pipe (dog/live.wav), 1 "
+    "beside the folders of the classes (loose.wav)" in text
+  )
+  assert "every file is accounted for: 3 + 3 + 1 + 1 + 1 = 9" in text
+  assert "warning: classes without an audio file: cow" in text
+  rows = [line.split() for line in text.splitlines()]
+  assert [row for row in rows if row and row[0] in ("cat", "cow", "dog")] == [
+    ["cat", "1", "1", "1", "0", "2"],
+    ["cow", "0", "0", "0", "0", "1"],
+    ["dog", "2", "2", "2", "1", "2"],
+  ]
+  again = json.loads((tmp_path / "out" / audit.JSON_FILE).read_text())
+  assert again["train"]["files"] == files
 
 
 def test_what_is_left_of_a_longer_file_is_told(tmp_path):

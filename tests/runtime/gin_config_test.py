@@ -80,6 +80,51 @@ def test_other_unused_bindings_are_refused(tmp_path, bindings, message):
     gin_config.check_all_used()
 
 
+def test_files_with_a_mark_of_their_encoding_are_read(tmp_path):
+  """Such as Windows' Notepad writes, with its ends of lines."""
+  mark = b"\xef\xbb\xbf"
+  (tmp_path / "base.gin").write_bytes(mark + b"paint.colour = 'blue'\r\n")
+  include = f"include '{tmp_path / 'base.gin'}'  # First.\r\n".encode()
+  top = tmp_path / "top.gin"
+  top.write_bytes(mark + include + b"paint.coats = 3\r\n")
+  gin_config.load([str(top)])
+  assert paint() == ("blue", 3)
+  top.write_bytes("paint.coats = 3".encode("utf-16"))
+  with pytest.raises(ValueError, match="top.gin is not UTF-8: save it so"):
+    gin_config.load([str(top)])
+
+
+def test_an_error_in_a_file_tells_its_line(tmp_path):
+  (tmp_path / "base.gin").write_text("paint.coats = 3\n")
+  top = tmp_path / "top.gin"
+  top.write_text(f"\ninclude '{tmp_path / 'base.gin'}'\n\npaint.coat = 2\n")
+  with pytest.raises(ValueError, match=r"top.gin: .*'coat'.* line 4"):
+    gin_config.load([str(top)])
+  top.write_text("include 'none.gin'\n")
+  with pytest.raises(ValueError, match="top.gin: the included 'none.gin' is n"):
+    gin_config.load([str(top)])
+
+
+def test_the_values_of_an_operative_config_are_read():
+  long = list(range(40))
+  gin_config.load(
+    [],
+    [
+      "many = 3",
+      "paint.coats = %many",
+      "draw.tool = @brush",
+      f"brush.width = {long}",
+    ],
+  )
+  paint()
+  draw()
+  values = gin_config.values(gin_config.operative())
+  assert values["paint.coats"] == 3
+  assert values["paint.colour"] == "red"
+  assert values["draw.tool"] == "@brush"
+  assert values["brush.width"] == long
+
+
 def test_a_missing_file_names_the_shipped_ones():
   with pytest.raises(ValueError, match="no.gin.*gin/resnet18.gin"):
     gin_config.load(["no.gin"])

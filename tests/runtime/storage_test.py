@@ -3,11 +3,53 @@
 
 import json
 import os
+import threading
 
 import pytest
 import tensorflow as tf
 
+from tests import command
 from tf_audioset.runtime import storage
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+  """And nothing else, though it looks alike."""
+  path = tmp_path / "run.json"
+  code = (
+    "import os, sys\n"
+    "import tensorflow as tf\n"
+    "from tf_audioset.runtime import storage\n"
+    "tf.io.gfile.rename = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+    "storage.write_file(sys.argv[1], b'half')"
+  )
+  assert command.run("-c", code, path).returncode == -9
+  (left,) = tmp_path.iterdir()
+  assert left.name.startswith("run.json.tmp-")
+  others = {"run.json", "a.tmp-x", "tmp-1", "run.json.tmp-1.txt"}
+  for name in others:
+    (tmp_path / name).touch()
+  with storage.taking_turns(str(tmp_path)):
+    assert {path.name for path in tmp_path.iterdir()} == others
+  storage.remove_stale_files(str(tmp_path / "none"))
+
+
+def test_processes_take_turns_and_leave_no_file(tmp_path):
+  order = []
+
+  def other():
+    with storage.taking_turns(str(tmp_path)):
+      order.append("other")
+
+  with storage.taking_turns(str(tmp_path)):
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join(0.3)
+    order.append("this")
+  thread.join()
+  assert order == ["this", "other"]
+  assert not list(tmp_path.iterdir())
+  with storage.taking_turns("gs://none/there"):  # Nothing is asked of it.
+    pass
 
 
 def test_what_is_not_finite_is_null():

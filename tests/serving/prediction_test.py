@@ -5,14 +5,20 @@ import csv
 import io
 import json
 import os
+import pathlib
 import subprocess
 import sys
+import threading
+import warnings
 
+import av
+import fontTools.fontBuilder
+import fontTools.pens.ttGlyphPen
 import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
-from matplotlib import pyplot
+from matplotlib import font_manager, pyplot
 
 from tests import command, toy
 from tf_audioset.data import audio
@@ -197,23 +203,22 @@ def test_columns_are_bounded_and_equal_the_stream_in_groups(merge):
   np.testing.assert_allclose(got, expected)
 
 
-def test_a_recording_shorter_than_a_frame_has_a_picture(tmp_path):
+def test_a_recording_shorter_than_a_frame_has_a_picture():
   image = picture.Picture(["A"], 16000)
   part = _part([0], [[0.5]])
   part.waveform = np.full(10, 0.1, np.float32)
   image.add(part)
-  image.save(str(tmp_path / "x.png"), "x")
-  assert pyplot.imread(tmp_path / "x.png").shape[:2] == (800, 1200)
+  assert pyplot.imread(io.BytesIO(image.png("x"))).shape[:2] == (800, 1200)
 
 
 @pytest.mark.parametrize("text", ["a$_$b", "5$", "$x$", r"\$a$ \$", "a_b"])
-def test_no_name_is_a_formula(tmp_path, text):
+def test_no_name_is_a_formula(text):
   """Drawn as matplotlib draws it when told that nothing is one."""
   image = picture.Picture([text], 16000)
   part = _part([0], [[0.5]])
   part.waveform = np.full(1600, 0.1, np.float32)
   image.add(part)
-  image.save(str(tmp_path / "x.png"), text)
+  image.png(text)
   drawn = []
   for parse_math, shown in ((True, picture.literal(text)), (False, text)):
     figure = pyplot.figure(figsize=(3, 1))
@@ -222,6 +227,57 @@ def test_no_name_is_a_formula(tmp_path, text):
     drawn.append(np.asarray(figure.canvas.buffer_rgba()).copy())
     pyplot.close(figure)
   np.testing.assert_array_equal(*drawn)
+
+
+@pytest.fixture(name="no_fonts_are_kept")
+def _no_fonts_are_kept():
+  """What matplotlib knows of fonts is as before."""
+  picture._font_with.cache_clear()
+  before = list(font_manager.fontManager.ttflist)
+  yield
+  font_manager.fontManager.ttflist[:] = before
+  picture._font_with.cache_clear()
+
+
+def _font(path, letter):
+  """Makes a font of one letter, a square."""
+  builder = fontTools.fontBuilder.FontBuilder(1000)
+  builder.setupGlyphOrder([".notdef", "square"])
+  builder.setupCharacterMap({ord(letter): "square"})
+  pen = fontTools.pens.ttGlyphPen.TTGlyphPen(None)
+  pen.moveTo((100, 0))
+  for point in ((100, 900), (900, 900), (900, 0)):
+    pen.lineTo(point)
+  pen.closePath()
+  glyph = pen.glyph()
+  builder.setupGlyf({".notdef": glyph, "square": glyph})
+  builder.setupHorizontalMetrics(
+    dict.fromkeys([".notdef", "square"], (1000, 0))
+  )
+  builder.setupHorizontalHeader(ascent=900, descent=-100)
+  builder.setupNameTable({"familyName": "Square", "styleName": "Regular"})
+  builder.setupOS2()
+  builder.setupPost()
+  builder.save(path)
+
+
+def test_letters_without_a_font_are_spelled_out(tmp_path, no_fonts_are_kept):
+  letter = "\U000f0000"  # For private use: no font has it.
+  assert picture.literal(f"a{letter}\n") == r"a\U000f0000\n"
+  assert picture.fonts("a", letter) == ["DejaVu Sans"]
+  image = picture.Picture([letter, "犬"], 16000)
+  part = _part([0], [[0.5, 0.5]])
+  part.waveform = np.full(1600, 0.1, np.float32)
+  image.add(part)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    image.png(letter)
+    _font(tmp_path / "square.ttf", letter)
+    font_manager.fontManager.addfont(tmp_path / "square.ttf")
+    picture._font_with.cache_clear()
+    assert picture.literal(letter) == letter
+    assert picture.fonts("a", letter) == ["DejaVu Sans", "Square"]
+    image.png(letter)
 
 
 def _predict(model, *arguments):
@@ -244,8 +300,8 @@ def test_tables_go_to_programs_with_exit_code_1_for_a_broken_file(
   )
   assert done.returncode == 1
   assert done.stderr.count("predict: error: bad.wav: cannot be read") == 1
-  # On a line of its own, not behind the progress bar.
-  assert "\npredict: error: bad.wav" in done.stderr
+  # Short work has no progress bar in a log file.
+  assert done.stderr.startswith("predict: error: bad.wav")
   assert "2 of 3 clips, 0:00:03 of audio, in" in done.stderr
   rows = list(csv.DictReader(io.StringIO(done.stdout)))
   assert len(rows) == 6
@@ -335,6 +391,166 @@ def test_a_terminal_gets_bars(model, tagger, tmp_path):
   ]
 
 
+def _encoded(path, samples, codec, container):
+  """Writes 48 kHz audio with FFmpeg's libraries."""
+  with av.open(str(path), "w", format=container) as file:
+    stream = file.add_stream(codec, rate=48000, layout="mono")
+    frame = av.AudioFrame.from_ndarray(
+      samples[np.newaxis].astype(np.float32), "fltp", "mono"
+    )
+    frame.sample_rate = 48000
+    resampler = av.AudioResampler(stream.format, "mono", 48000, 960)
+    for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+      file.mux(stream.encode(part))
+
+
+def test_a_folder_is_read_by_content_and_all_of_it_accounted_for(
+  model, tmp_path
+):
+  (tmp_path / "blues").mkdir()
+  for name in ("blues/b.au", "t1.aiff", "t2.aif", "y.wav", "no_ending"):
+    kind = {".aif": "AIFF", "": "FLAC"}.get(os.path.splitext(name)[1])
+    with open(tmp_path / name, "wb") as file:
+      kind = kind or name.rpartition(".")[2].upper()
+      soundfile.write(file, np.zeros(8000) + 0.1, 16000, format=kind)
+  _encoded(tmp_path / "x.weba", np.zeros(48000) + 0.1, "libopus", "webm")
+  (tmp_path / "notes.txt").write_text("no sound")
+  (tmp_path / ".hidden.wav").write_bytes(b"?")
+  # Nobody writes to it: opened, it would wait for ever.
+  os.mkfifo(tmp_path / "live.wav")
+  done = command.run(*_predict(model, "--json", "."), cwd=tmp_path, timeout=60)
+  assert done.returncode == 0, done.stderr
+  files = [json.loads(line)["file"] for line in done.stdout.splitlines()]
+  assert files == sorted(
+    ["blues/b.au", "t1.aiff", "t2.aif", "y.wav", "no_ending", "x.weba"]
+  )
+  assert "predict: passed over: 1 .txt" in done.stderr
+  assert "1 pipe (./live.wav)" in done.stderr
+  assert "1 hidden (./.hidden.wav)" in done.stderr
+
+
+def test_pipes_that_are_named_are_read_once(model, tagger, tmp_path):
+  path = _write(tmp_path / "a.wav", 1)
+  samples, rate_hz = soundfile.read(path)
+  soundfile.write(tmp_path / "a.flac", samples, rate_hz)
+  writers = []
+  for kind in ("wav", "flac"):
+    os.mkfifo(tmp_path / f"pipe.{kind}")
+    content = (tmp_path / f"a.{kind}").read_bytes()
+    write = (tmp_path / f"pipe.{kind}").write_bytes
+    writers.append(threading.Thread(target=write, args=[content], daemon=True))
+    writers[-1].start()
+  # One is given twice, and with a device beside them.
+  names = ["pipe.wav", "a.wav", "pipe.flac", "pipe.wav", "/dev/zero", "none"]
+  done = command.run(
+    *_predict(model, "--json", "--top_k=1", *names), cwd=tmp_path, timeout=60
+  )
+  assert done.returncode == 1
+  expected = _alone(tagger, path)[0].max()
+  lines = [json.loads(line) for line in done.stdout.splitlines()]
+  assert [line["file"] for line in lines] == names[:4]
+  for line in lines:
+    assert line["tags"][0]["score"] == pytest.approx(expected, abs=1e-5)
+  assert "/dev/zero: cannot be read (a device or socket" in done.stderr
+  assert "none: cannot be read as audio" in done.stderr
+  assert "4 of 6 clips" in done.stderr
+
+
+def test_a_pipe_has_a_timeline_and_files_under_its_name(model, tmp_path):
+  content = pathlib.Path(_write(tmp_path / "a.wav", 2)).read_bytes()
+  os.mkfifo(tmp_path / "63")
+  write = threading.Thread(
+    target=(tmp_path / "63").write_bytes, args=[content], daemon=True
+  )
+  write.start()
+  out = command.succeed(
+    *_predict(model, "--timeline", "--audacity_dir=o", "63"), cwd=tmp_path
+  )
+  assert {line.split("\t")[0] for line in out.splitlines()} == {"63"}
+  assert os.listdir(tmp_path / "o") == ["63.txt"]
+
+
+def test_files_that_begin_as_flags_do_are_told(model, tmp_path):
+  names = ["-0s3IERDp00.wav", "YtHEfKsx00.wav"]
+  for name in names:
+    _write(tmp_path / name, 1)
+  line = command.fail(*_predict(model, *names), cwd=tmp_path)
+  assert "'-0s3IERDp00.wav' is the name of a file" in line
+  assert "put -- before the first FILE, or ./ before this one" in line
+  out = command.succeed(
+    *_predict(model, "--top_k=1", "--", *names), cwd=tmp_path
+  )
+  assert [line.split("\t")[0] for line in out.splitlines()] == names
+  line = command.fail(*_predict(model, "-no_such_file.wav"), cwd=tmp_path)
+  assert "Unknown command line flag" in line
+
+
+@pytest.mark.parametrize("is_timeline", [False, True])
+def test_scores_of_silence_are_told(model, tmp_path, is_timeline):
+  rng = np.random.default_rng(0)
+  left = rng.uniform(-0.5, 0.5, 32000)
+  for name, channels in (
+    ("opposite", np.stack([left, -left], axis=1)),
+    ("silent", np.zeros(32000)),
+    ("sound", np.stack([left, left], axis=1)),
+  ):
+    soundfile.write(tmp_path / f"{name}.wav", channels, 16000)
+  timeline = ["--timeline"] if is_timeline else []
+  done = command.run(*_predict(model, "--json", *timeline, "."), cwd=tmp_path)
+  assert done.returncode == 0
+  assert f"predict: opposite.wav: {audio.CANCELLED}\n" in done.stderr
+  assert f"predict: silent.wav: {prediction.SILENT}\n" in done.stderr
+  assert "sound.wav" not in done.stderr
+  if not is_timeline:
+    remarks = [json.loads(x)["remarks"] for x in done.stdout.splitlines()]
+    assert remarks == [[audio.CANCELLED], [prediction.SILENT], []]
+
+
+def test_what_is_written_lies_as_the_files_do(model, tmp_path):
+  names = ["dog/1.wav", "cat/1.wav", f"{'long' * 62}.wav"]
+  for name in names:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    _write(tmp_path / name, 1)
+  command.succeed(
+    *_predict(model, "--timeline", "--png_dir=p", "--audacity_dir=t", *names),
+    cwd=tmp_path,
+  )
+  for folder, ending in (("p", "png"), ("t", "txt")):
+    short, *others = sorted(
+      str(path.relative_to(tmp_path / folder))
+      for path in (tmp_path / folder).rglob(f"*.{ending}")
+    )[::-1]
+    assert others == [f"dog/1.wav.{ending}", f"cat/1.wav.{ending}"]
+    assert short.startswith("long" * 50) and len(short) < 240
+
+
+def test_what_cannot_be_written_keeps_nothing_back(model, tmp_path):
+  """`ulimit -f` stands for the full disk: no file above 4 kB."""
+  for name in ("a.wav", "b.wav"):
+    _write(tmp_path / name, 1)
+  tool, *arguments = _predict(model, "--timeline", "--png_dir=p", ".")
+  limited = (
+    "import resource, sys, runpy;"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, -1));"
+    "sys.argv[0] = 'predict';"
+    f"runpy.run_path({str(tool)!r}, run_name='__main__')"
+  )
+  done = command.run(
+    "-c", limited, *arguments, "--audacity_dir=t", cwd=tmp_path
+  )
+  assert done.returncode == 2
+  assert {line.split("\t")[0] for line in done.stdout.splitlines()} == {
+    "a.wav",
+    "b.wav",
+  }
+  assert "2 of 2 clips" in done.stderr
+  assert "could not be written: p/a.wav.png (File too large), p/b" in (
+    done.stderr
+  )
+  assert sorted(os.listdir(tmp_path / "t")) == ["a.wav.txt", "b.wav.txt"]
+  assert not os.listdir(tmp_path / "p")
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -345,15 +561,12 @@ def test_a_terminal_gets_bars(model, tagger, tmp_path):
     (["--timeline", "--threshold=1", "x"], "which needs --audacity_dir"),
     (["--timeline", "--hop_seconds=0", "x"], "hop_seconds=0"),
     (["--embeddings=/proc/none/e", "x"], "/proc/none"),
-    (["--embeddings=/proc/e", "x"], "/proc/"),
-    (["--embeddings=new/", "x"], "--embeddings=new/: that is no file"),
+    (["--embeddings=/proc/e", "x"], "/proc: cannot be written to"),
+    (["--embeddings=new/", "x"], "--embeddings=new/: a folder; give a file"),
     (["--embeddings=/dev/null", "x"], "/dev/null: that is no file"),
     ([], "at least one FILE is required"),
     (["none/*.wav"], "none/*.wav: no audio file there"),
-    (
-      ["--timeline", "--png_dir=p", "a/x.wav", "b/x.wav"],
-      "a/x.wav and b/x.wav have one name",
-    ),
+    (["--timeline", "--png_dir=/proc/none", "x"], "give another --png_dir"),
   ],
 )
 def test_a_mistake_in_a_flag_is_one_line(arguments, message, tmp_path):

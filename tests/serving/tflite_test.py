@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The TFLite models against the model they are made of."""
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -37,13 +39,17 @@ def _scores(model, waveform):
 @pytest.mark.parametrize(
   ("int8_weights", "limit"), [(False, 1e-3), (True, 0.05)]
 )
-def test_scores_equal_the_models_at_any_length(model, int8_weights, limit):
+def test_scores_equal_the_models_at_any_length(
+  model, int8_weights, limit, capfd
+):
+  capfd.readouterr()
   content = tflite.convert(
     model,
     min_samples=_MIN_SAMPLES,
     padding="repeat",
     int8_weights=int8_weights,
   )
+  assert capfd.readouterr().err == ""
   lite = tflite.TFLiteTagger(content)
   rng = np.random.default_rng(0)
   seen = []
@@ -71,3 +77,14 @@ def test_scores_equal_the_models_at_any_length(model, int8_weights, limit):
   names = {op["op_name"] for op in interpreter._get_ops_details()}
   assert "CONV_2D" in names and "RFFT2D" in names
   assert not [name for name in names if "Flex" in name or "CUSTOM" in name]
+
+
+def test_the_converter_is_heard_only_if_it_fails(capfd):
+  with tflite._quiet():
+    os.write(2, b"90 lines\n")
+  os.write(2, b"after\n")
+  assert capfd.readouterr().err == "after\n"
+  with pytest.raises(ValueError, match="wrong"), tflite._quiet():
+    os.write(2, b"the reason\n")
+    raise ValueError("wrong")
+  assert capfd.readouterr().err == "the reason\n"

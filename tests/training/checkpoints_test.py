@@ -46,6 +46,31 @@ def test_the_newest_is_restored_and_the_oldest_go(tmp_path):
   assert names == {"ckpt-20", "ckpt-30", "ckpt-40"}
 
 
+def test_what_an_earlier_version_did_not_save_stays_as_it_is(tmp_path):
+  def managed(**more):
+    values = {"v": tf.Variable(0.0), **more}
+    return values, checkpoints.Checkpoints(
+      tf.train.Checkpoint(**values), str(tmp_path), 3, True, may_lack=["new"]
+    )
+
+  old, folder = managed()
+  old["v"].assign(3.0)
+  folder.save(10)
+  values, folder = managed(new=tf.Variable(7))
+  assert folder.restore().endswith("ckpt-10")
+  assert (values["v"].numpy(), values["new"].numpy()) == (3.0, 7)
+  values["new"].assign(8)
+  folder.save(20)
+  values, folder = managed(new=tf.Variable(0))
+  assert folder.restore().endswith("ckpt-20")
+  assert values["new"].numpy() == 8
+  # All the rest has to be there, and to be known, as ever.
+  for more in ({"other": tf.Variable(0)}, {}):
+    _, folder = managed(**more)
+    with pytest.raises(ValueError, match="does not fit this model"):
+      folder.restore()
+
+
 def _flip_a_bit(path):
   content = bytearray(path.read_bytes())
   content[len(content) // 2] ^= 1

@@ -82,3 +82,12 @@ def test_a_clip_without_a_label_has_no_gradient(smoothing, jit_compile):
 def test_a_smoothing_of_everything_is_refused(loss):
   with pytest.raises(ValueError, match=f"{loss.__name__}.*is 1.0"):
     loss(1.0)
+
+
+def test_what_becomes_of_several_labels_is_one_of_two_things():
+  assert losses.MultiClass().needs_one_label
+  assert not losses.MultiClass(several_labels="share").needs_one_label
+  with pytest.raises(
+    ValueError, match="several_labels is 'all': allowed are refuse, share"
+  ):
+    losses.MultiClass(several_labels="all")

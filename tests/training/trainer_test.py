@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training step: it learns, XLA compiles it, the seed decides it."""
 
+import tempfile
 from unittest import mock
 
 import numpy as np
@@ -73,6 +74,15 @@ def _iterator(strategy=None):
   return iter(
     strategy.experimental_distribute_dataset(dataset.unbatch().batch(16))
   )
+
+
+def test_nothing_goes_through_autograph(tmp_path, monkeypatch):
+  """It would write what it generates where temporary files are."""
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  steps = _trainer()[0]
+  steps.train(_iterator(), tf.constant(1))
+  tf.function(steps.train_on)(*(x[tf.newaxis] for x in _batch()))
+  assert not list(tmp_path.iterdir())
 
 
 def _weights(model):

@@ -61,7 +61,8 @@ def test_the_logits_are_audaxs(checkpoint):
 def test_the_tool_exports_what_predict_takes(checkpoint, tmp_path):
   model, path, expected = checkpoint
   out = command.succeed(
-    "tools/import_audax.py",
+    "tools/import_weights.py",
+    "--format=audax",
     f"--checkpoint={path}",
     f"--model={model}",
     f"--saved_model={tmp_path / 'model'}",
@@ -208,10 +209,14 @@ def test_frozen_and_half_precision_arrays_are_read(tmp_path):
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
   whole = _packed(tmp_path / "whole.msgpack").read_bytes()
-  contents = {"half": whole[: len(whole) // 2], "noise": bytes(range(256))}
-  for name, content in contents.items():
+  contents = {
+    "half": (whole[: len(whole) // 2], "not a whole file in flax's msgpack"),
+    "noise": (bytes(range(256)), "in no known format of weights"),
+    "other": (_pack({"weights": {"a": np.zeros(1)}}), "it holds no params"),
+  }
+  for name, (content, message) in contents.items():
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match="not a whole checkpoint") as error:
+    with pytest.raises(ValueError, match=message) as error:
       audax.read_checkpoint(str(tmp_path / name))
     assert "\n" not in str(error.value)
   with pytest.raises(ValueError, match="none: cannot be read"):
@@ -224,7 +229,8 @@ def test_a_wrong_checkpoint_is_one_line(tmp_path):
 
   def refuse(name):
     return command.fail(
-      "tools/import_audax.py",
+      "tools/import_weights.py",
+      "--format=audax",
       f"--checkpoint={tmp_path / name}",
       "--model=resnet18",
       f"--saved_model={tmp_path / 'model'}",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights come from wherever a user has them, and only into their model."""
 
+import functools
 import json
 
 import numpy as np
@@ -31,6 +32,23 @@ def _tagger(seed, num_classes=3, **options):
   return model
 
 
+# As an earlier version would have written it: not all that LogMel has now.
+_CONFIG = """
+# Parameters for LogMel:
+LogMel.engine = 'auto'
+LogMel.num_mels = %bands
+LogMel.upper_hz = 7800.0
+bands = 64
+Pipeline.crop_seconds = 5.0
+Pipeline.padding = 'repeat'
+ResNet.batch_norm_epsilon = 1e-05
+ResNet.batch_norm_momentum = 0.9
+Tagger.backbone = @ResNet()
+Tagger.frontend = @LogMel()
+train.seed = 1
+"""
+
+
 @pytest.fixture(name="source", scope="module")
 def _source(tmp_path_factory):
   """A tagger and a work directory as training leaves it."""
@@ -40,6 +58,7 @@ def _source(tmp_path_factory):
     variable.assign_add(tf.random.stateless_normal(variable.shape, [i, 0]))
   rows = {"classes": _CLASSES.to_json()}
   (folder / "run.json").write_text(json.dumps(rows))
+  (folder / "config.gin").write_text(_CONFIG)
   optimizer = tf.keras.optimizers.SGD(momentum=0.9)
   optimizer.build(model.trainable_variables)
   checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
@@ -51,6 +70,7 @@ def _source(tmp_path_factory):
     classes=_CLASSES,
     min_samples=8000,
     padding="repeat",
+    config_gin=_CONFIG,
   )
   return model, folder
 
@@ -80,6 +100,93 @@ def test_weights_are_found(source, place, found):
     head = drawn if new else [v.numpy() for v in expected.head.variables]
     for actual, wanted in zip(model.head.variables, head):
       np.testing.assert_array_equal(actual, wanted)
+
+
+_PLACES_WITH_CONFIG = ["", "checkpoints/ckpt-7", "saved_model"]
+
+
+@functools.cache
+def _other():
+  return _tagger(2)
+
+
+def _load(path, here, **options):
+  """What `load` says, and whether it set a model's weights."""
+  model = _other()
+  before = np.zeros(model.variables[0].shape)
+  model.variables[0].assign(before)
+  try:
+    line = pretrained.load(
+      str(path), model, _CLASSES, config_gin=here, **options
+    )
+  finally:
+    has_changed = np.any(model.variables[0].numpy() != before)
+  return line, has_changed
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "difference"),
+  [
+    ("%bands", "128", "LogMel.num_mels is 64 there and 128 here"),
+    ("7800.0", "8000.0", "LogMel.upper_hz is 7800.0 there and 8000.0 here"),
+    (
+      "Pipeline.padding = 'repeat'",
+      "Pipeline.padding = 'zero'",
+      "Pipeline.padding is repeat there and zero here",
+    ),
+    (
+      "train.seed",
+      "LogMel.area_normalised = True\ntrain.seed",
+      "LogMel.area_normalised is False there and True here",
+    ),
+    (
+      "@LogMel()",
+      "@LogSpectrogram()",
+      "Tagger.frontend is @LogMel() there and @LogSpectrogram() here",
+    ),
+    ("1e-05", "0.001", "ResNet.batch_norm_epsilon is 1e-05 there and 0.001 "),
+  ],
+)
+def test_weights_of_another_front_end_are_taken_only_if_insisted(
+  source, old, new, difference
+):
+  path = source[1]
+  here = _CONFIG.replace(old, new)
+  assert here != _CONFIG
+  with pytest.raises(ValueError) as error:
+    _load(path, here)
+  assert difference in str(error.value)
+  assert str(error.value).startswith(str(path))
+  assert "--allow_other_features" in str(error.value)
+  assert str(error.value).count(" there and ") == 1
+  line, has_changed = _load(path, here, allow_other_features=True)
+  assert f"warning: trained on other features: {difference}" in line
+  assert has_changed
+
+
+@pytest.mark.parametrize("place", _PLACES_WITH_CONFIG)
+def test_what_makes_no_other_features_may_differ(source, place):
+  here = (
+    _CONFIG.replace("'auto'", "'matmul'")
+    .replace("train.seed = 1", "train.seed = 2")
+    .replace("5.0", "2.0")
+    .replace("0.9", "0.99")
+    .replace("%bands", "64")
+  ) + "LogMel.area_normalised = False\nLogMel.hop_samples = 160\n"
+  line, has_changed = _load(source[1] / place, here)
+  assert "warning" not in line and has_changed
+  with pytest.raises(ValueError, match="num_mels is 64 there and 32 here"):
+    _load(source[1] / place, _CONFIG.replace("%bands", "32"))
+
+
+def test_a_base_whose_front_end_is_not_known_is_told(source, tmp_path):
+  path = tf.train.Checkpoint(model=source[0]).save(str(tmp_path / "a" / "ckpt"))
+  line, _ = _load(path, _CONFIG)
+  assert "warning: which front end these weights were trained with" in line
+  (tmp_path / "a" / "config.gin").write_text(_CONFIG)  # As import_audax does.
+  assert "warning" not in _load(path, _CONFIG)[0]
+  with pytest.raises(ValueError, match="num_mels is 64 there and 32 here"):
+    _load(path, _CONFIG.replace("%bands", "32"))
 
 
 def test_without_a_class_list_the_number_of_classes_decides(source, tmp_path):

@@ -18,9 +18,7 @@ is NumPy's .npz of ids [clips], mids [classes] and scores [clips, classes].
 
 from __future__ import annotations
 
-import csv
-import io
-import math
+import json
 import os
 
 from absl import flags
@@ -56,8 +54,10 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
   "output_dir",
   None,
-  "Where metrics.json and per_class.csv go; default: beside the SavedModel or "
-  "the scores, in evaluation_SPLIT.",
+  "Where metrics.json and per_class.csv go. Default: beside the SavedModel or "
+  "the scores, in evaluation_SPLIT; from the second version of an export on, "
+  "in evaluation_SPLIT_VERSION. The default is refused if it holds another "
+  "evaluation.",
 )
 flags.DEFINE_string("scores_out", None, "Write the scores to this file.")
 flags.DEFINE_string(
@@ -94,11 +94,80 @@ flags.DEFINE_integer(
   lower_bound=2,
 )
 
-_NUM_MOVED = 10
-_NUM_CONFUSED = 5
-
 
 def main() -> None:
+  _check_flags()
+  # Imported late: a mistake in the flags is answered at once.
+  from tf_audioset.data import labels
+  from tf_audioset.evaluation import evaluation_text, judging
+  from tf_audioset.runtime import outputs
+
+  path = (FLAGS.saved_model or FLAGS.scores).rstrip("/")
+  split = _find_split()
+  kind, source, version = _source(path)
+  evaluated = {kind: source, "data_sha256": split.digest()}
+  folder = _output_dir(path, version, evaluated)
+  _check_places(folder)
+  if FLAGS.ontology and split.classes is not None:
+    labels.branches(FLAGS.ontology, split.classes)
+  other = _read_other(split) if FLAGS.compare else None
+  score = _run_model if FLAGS.saved_model else _read_scores
+  classes, judged, targets, digest = score(path, split)
+  judged, targets = _with_targets(path, split, classes, judged, targets)
+  writer = outputs.Writer()
+  if FLAGS.scores_out:
+    _write_scores(writer, judged)
+  other_scores = None
+  if other:
+    judged, targets, other_scores = _paired(
+      path, classes, judged, targets, other
+    )
+
+  def judge(scores):
+    return judging.Judgement(scores, targets, num_resamples=FLAGS.num_resamples)
+
+  judgement = judge(judged.scores)
+  branches = labels.branches(FLAGS.ontology, classes) if FLAGS.ontology else {}
+  summary = {
+    **judgement.summary(branches),
+    "num_resamples": FLAGS.num_resamples,
+    "ids_sha256": judged.ids_sha256(),
+    f"{kind}_sha256": digest,
+    "evaluated": evaluated,
+  }
+  if FLAGS.holdout_percent:
+    summary["holdout_percent"] = FLAGS.holdout_percent
+  if not summary["num_classes_scored"]:
+    raise UserError(_nothing_to_score(len(classes)))
+  table = {
+    "index": range(len(classes)),
+    "mid": classes.mids,
+    "name": classes.names,
+    **judgement.per_class(),
+  }
+  lines = evaluation_text.results(
+    summary, split.num_clips, f"{kind} {digest[:12]}"
+  )
+  if other:
+    difference, columns = judgement.minus(judge(other_scores))
+    table |= columns
+    summary["difference"] = {
+      "to": FLAGS.compare,
+      "sha256": other[3],
+      **difference,
+    }
+    lines += evaluation_text.comparison(FLAGS.compare, difference, table)
+  if judgement.confusion is not None:
+    lines += evaluation_text.confusions(judgement.confusion, classes.names)
+  # Before anything is written: a disk may be full by now.
+  print(*lines, sep="\n", flush=True)
+  _write_results(writer, folder, summary, table, judgement.confusion)
+  if FLAGS.report:  # Last: counting the training clips may take long.
+    _write_report(writer, path, digest, summary, table, judged, targets, split)
+  writer.close()
+
+
+def _check_flags() -> None:
   if bool(FLAGS.saved_model) == bool(FLAGS.scores):
     raise UserError("one of --saved_model and --scores is required.")
   for name in ("tpu", "holdout_percent"):
@@ -109,114 +178,160 @@ def main() -> None:
       f"--holdout_percent: --split={FLAGS.split} is not the split that was "
       f"trained on, --train_split={FLAGS.train_split}."
     )
-  # Imported late: a mistake in the flags is answered at once.
-  import tensorflow as tf
 
-  from tf_audioset.data import labels, prepared
-  from tf_audioset.evaluation import judging, scoring
-  from tf_audioset.runtime import storage
 
-  path = (FLAGS.saved_model or FLAGS.scores).rstrip("/")
-  folder = FLAGS.output_dir or os.path.join(
-    os.path.dirname(path if "://" in path else os.path.abspath(path)),
-    f"evaluation_{FLAGS.split}",
-  )
+def _find_split():
+  """The clips; refused if they are none or no class could be scored."""
+  from tf_audioset.data import prepared
+
   split = prepared.find_split(FLAGS.data_dir, FLAGS.split)
   if FLAGS.holdout_percent:
     split = split.part(0, FLAGS.holdout_percent)
   if not split.num_clips:
     raise UserError(f"{FLAGS.data_dir}: the split {FLAGS.split!r} is empty.")
-  # A mistake is told before the long work; one in the path, by its reader.
-  if tf.io.gfile.exists(path):
-    _make_folders(folder)
-  if FLAGS.ontology and split.classes is not None:
-    labels.branches(FLAGS.ontology, split.classes)
-  if FLAGS.compare:
-    score = _run_model if tf.io.gfile.isdir(FLAGS.compare) else _read_scores
-    other_classes, other, _, other_digest = score(FLAGS.compare, split)
-  score = _run_model if FLAGS.saved_model else _read_scores
-  classes, judged, targets, digest = score(path, split)
-  branches = labels.branches(FLAGS.ontology, classes) if FLAGS.ontology else {}
-  if targets is None:
-    ids, targets = scoring.read_labels(split, len(classes))
-    places, rows = judged.rows_of(ids, FLAGS.min_coverage, path)
-    judged, targets = judged.take(rows), targets[places]
-  if FLAGS.scores_out:
-    judged.write(FLAGS.scores_out)
-  if FLAGS.compare:
-    _check_classes(FLAGS.compare, other_classes.mids, path, classes.mids)
-    places, rows = other.rows_of(judged.ids, FLAGS.min_coverage, FLAGS.compare)
-    judged, targets = judged.take(places), targets[places]
-  judgement = judging.Judgement(
-    judged.scores, targets, num_resamples=FLAGS.num_resamples
-  )
-  kind = "saved_model" if FLAGS.saved_model else "scores"
-  summary = {
-    **judgement.summary(branches),
-    "num_resamples": FLAGS.num_resamples,
-    "ids_sha256": judged.ids_sha256(),
-    f"{kind}_sha256": digest,
-  }
-  if FLAGS.holdout_percent:
-    summary["holdout_percent"] = FLAGS.holdout_percent
-  if not summary["num_classes_scored"]:
-    raise UserError(
-      f"none of the {len(classes)} classes has a clip with it and one without."
-    )
-  table = {
-    "index": range(len(classes)),
-    "mid": classes.mids,
-    "name": classes.names,
-    **judgement.per_class(),
-  }
-  lines = _report(summary, split.num_clips, f"{kind} {digest[:12]}")
-  if FLAGS.compare:
-    difference, columns = judgement.minus(
-      judging.Judgement(
-        other.scores[rows], targets, num_resamples=FLAGS.num_resamples
-      )
-    )
-    table |= columns
-    summary["difference"] = {
-      "to": FLAGS.compare,
-      "sha256": other_digest,
-      **difference,
-    }
-    lines += _comparison(difference, table)
-  storage.write_json(os.path.join(folder, "metrics.json"), summary, indent=2)
-  storage.write_file(
-    os.path.join(folder, "per_class.csv"), _to_csv(table, zip(*table.values()))
-  )
-  written = "metrics.json and per_class.csv"
-  if judgement.confusion is not None:
-    columns = [classes.names, *judgement.confusion.T]
-    storage.write_file(
-      os.path.join(folder, "confusion.csv"),
-      _to_csv(["label", *classes.names], zip(*columns)),
-    )
-    lines += _confusions(judgement.confusion, classes.names)
-    written = "metrics.json, per_class.csv and confusion.csv"
-  print(*lines, f"wrote {folder}/{written}", sep="\n")
-  if FLAGS.report:  # Last: counting the training clips may take long.
-    _write_report(path, digest, summary, table, judged, targets, split)
-    print(f"wrote {FLAGS.report}")
+  table = split.clips()
+  if table is not None and split.classes is not None:
+    num_classes = len(split.classes)
+    positives = table.count_positives(num_classes)
+    if not ((0 < positives) & (positives < len(table))).any():
+      raise UserError(_nothing_to_score(num_classes))
+  return split
 
 
-def _make_folders(output_dir) -> None:
-  """All that will be written to."""
+def _nothing_to_score(num_classes) -> str:
+  return (
+    f"none of the {num_classes} classes has a clip with it and one without, so "
+    "that nothing can be measured."
+  )
+
+
+def _source(path):
+  """What is evaluated: its kind, its name, and its version, 0 if it has none.
+
+  A mistake in the path is told before anything is made.
+  """
   import tensorflow as tf
 
+  from tf_audioset.serving import export
+
+  name = os.path.basename(path if "://" in path else os.path.abspath(path))
+  if FLAGS.saved_model:
+    number = os.path.basename(export.find(path))
+    version = int(number) if number.isdigit() else 0
+    if version and name != number:
+      name = f"{name}/{number}"
+    return "saved_model", name, version
+  if tf.io.gfile.isdir(path):
+    raise UserError(
+      f"--scores={path}: a folder; scores are in a file, and for a SavedModel "
+      "there is --saved_model."
+    )
+  if not tf.io.gfile.exists(path):
+    raise UserError(f"--scores={path}: there is no such file.")
+  return "scores", name, 0
+
+
+def _output_dir(path, version, evaluated) -> str:
+  """--output_dir, or a folder beside `path` that holds no other evaluation."""
+  import tensorflow as tf
+
+  if FLAGS.output_dir:
+    return FLAGS.output_dir
+  parent = os.path.dirname(path if "://" in path else os.path.abspath(path))
+  suffix = f"_{version}" if version > 1 else ""
+  folder = os.path.join(parent, f"evaluation_{FLAGS.split}{suffix}")
+  earlier = {}
+  try:
+    with tf.io.gfile.GFile(os.path.join(folder, "metrics.json")) as file:
+      earlier = json.load(file).get("evaluated", {})
+  except (tf.errors.OpError, ValueError, AttributeError):
+    pass  # There is none, or none that could be overwritten by mistake.
+  for name, value in earlier.items():
+    if value != evaluated.get(name):
+      what = "other data" if name == "data_sha256" else f"{name} {value}"
+      raise UserError(
+        f"{folder} holds the evaluation of {what}: give --output_dir, which "
+        "may be that folder, if it is to be replaced."
+      )
+  return folder
+
+
+def _check_places(folder) -> None:
+  """Tries all places that will be written to, before the long work."""
+  from tf_audioset.runtime import outputs
+
+  outputs.check_folder(folder, "output_dir")
+  for flag in ("report", "scores_out"):
+    if FLAGS[flag].value:
+      outputs.check_file(FLAGS[flag].value, flag)
+
+
+def _read_other(split):
+  """What --compare gives, as `_run_model` or `_read_scores` has it."""
+  import tensorflow as tf
+
+  is_model = tf.io.gfile.isdir(FLAGS.compare)
+  other = (_run_model if is_model else _read_scores)(FLAGS.compare, split)
+  table = split.clips()
+  if table is not None:  # Else it is told when all is scored.
+    ids = [clip_id.decode() for clip_id in table.id.tolist()]
+    other[1].rows_of(ids, FLAGS.min_coverage, FLAGS.compare)
+  return other
+
+
+def _paired(path, classes, judged, targets, other):
+  """Scores, targets and the other's scores of the clips that all have."""
+  other_classes, other_judged, *_ = other
+  _check_classes(FLAGS.compare, other_classes.mids, path, classes.mids)
+  places, rows = other_judged.rows_of(
+    judged.ids, FLAGS.min_coverage, FLAGS.compare
+  )
+  return judged.take(places), targets[places], other_judged.scores[rows]
+
+
+def _with_targets(path, split, classes, judged, targets):
+  """Scores and targets of the clips that have both."""
+  from tf_audioset.evaluation import scoring
+
+  if targets is not None:
+    return judged, targets
+  ids, targets = scoring.read_labels(split, len(classes))
+  places, rows = judged.rows_of(ids, FLAGS.min_coverage, path)
+  return judged.take(rows), targets[places]
+
+
+def _write_scores(writer, judged) -> None:
+  try:
+    content = judged.content()
+  except ValueError as e:  # Ids that repeat are no reason to lose the rest.
+    writer.fail(FLAGS.scores_out, str(e))
+    return
+  if writer.write(FLAGS.scores_out, content):
+    print(f"wrote {FLAGS.scores_out}")
+
+
+def _write_results(writer, folder, summary, table, confusion) -> None:
+  from tf_audioset.evaluation import evaluation_text
   from tf_audioset.runtime import storage
 
-  storage.check_bucket(output_dir)
-  tf.io.gfile.makedirs(output_dir)
-  for flag in ("report", "scores_out"):
-    file = FLAGS[flag].value
-    if file and tf.io.gfile.isdir(file):
-      raise UserError(f"--{flag}={file}: a folder; give a file in it.")
-    if file:
-      storage.check_bucket(file)
-      tf.io.gfile.makedirs(os.path.dirname(file) or ".")
+  names = table["name"]
+  files = {
+    "metrics.json": (storage.to_json(summary, 2) + "\n").encode(),
+    "per_class.csv": evaluation_text.to_csv(table, zip(*table.values())),
+  }
+  if confusion is not None:
+    files["confusion.csv"] = evaluation_text.to_csv(
+      ["label", *names], zip(names, *confusion.T)
+    )
+  written = [
+    name
+    for name, content in files.items()
+    if writer.write(os.path.join(folder, name), content)
+  ]
+  if written:
+    *first, last = written
+    listed = f"{', '.join(first)} and {last}" if first else last
+    print(f"wrote {folder}/{listed}")
 
 
 def _check_classes(path, mids, other_path, other_mids) -> None:
@@ -327,9 +442,10 @@ def _training_positives(num_classes):
     return scoring.count_positives(split, num_classes, bar.update), ""
 
 
-def _write_report(path, digest, summary, table, judged, targets, split):
+def _write_report(
+  writer, path, digest, summary, table, judged, targets, split
+) -> None:
   from tf_audioset.evaluation import html_report
-  from tf_audioset.runtime import storage
 
   counts, no_training = _training_positives(len(table["mid"]))
   if counts is not None:
@@ -352,100 +468,8 @@ def _write_report(path, digest, summary, table, judged, targets, split):
     targets=targets,
     no_training=no_training,
   )
-  storage.write_file(FLAGS.report, page.encode())
-
-
-def _report(summary, num_clips, source):
-  """Lines for the terminal."""
-
-  def value(name, of=summary):
-    low, high = of["intervals"][name]
-    return f"{of[name]:.4f}  [{low:.4f}, {high:.4f}]"
-
-  top = f"top-1  {value('top1')}  (clips whose highest score is a label's)"
-  if "recall" in summary:  # One label a clip.
-    top = (
-      f"acc.   {value('top1')}  (accuracy; mean of the classes' own: "
-      f"{summary['recall']:.4f}; top-3 {summary['top3']:.4f}, top-5 "
-      f"{summary['top5']:.4f})"
-    )
-  lines = [
-    f"mAP    {value('mAP')}",
-    f"mAUC   {value('mAUC')}",
-    f"d'     {value('dprime')}  (of the mean AUC; mean of the classes' d': "
-    f"{summary['dprime_class_mean']:.4f})",
-    top,
-    f"mAP    {value('mAP', summary['positive_weighted'])}  (a class counts by "
-    "its positive clips)",
-  ]
-  if math.isfinite(summary["ece"]):
-    lines.append(
-      f"ECE    {summary['ece']:.4f}  (mean calibration error of the classes)"
-    )
-  for name, branch in summary["branches"].items():
-    num_classes = branch["num_classes"]
-    lines.append(
-      f"mAP    {value('mAP', branch)}  ({name}, {num_classes} classes)"
-    )
-  lines.append(
-    f"over {summary['num_classes_scored']} of {summary['num_classes']} classes "
-    f"(those with positive and negative clips), {summary['num_clips']} clips"
-  )
-  lines.append(f"ids {summary['ids_sha256'][:12]}, {source}; [95 % intervals]")
-  if summary["num_clips"] < num_clips:
-    left_out = num_clips - summary["num_clips"]
-    lines.append(f"{left_out} of {num_clips} clips have no scores: left out")
-  return lines
-
-
-def _confusions(confusion, names):
-  """Lines for the terminal: the pairs of classes most often confused."""
-  import numpy as np
-
-  wrong = confusion - np.diag(confusion.diagonal())
-  order = np.argsort(-wrong, axis=None, kind="stable")
-  pairs = np.dstack(np.unravel_index(order, wrong.shape))[0]
-  lines = [
-    f"       {wrong[i, j]} of {confusion[i].sum()}  {names[i]} is taken for "
-    f"{names[j]}"
-    for i, j in pairs[:_NUM_CONFUSED]
-    if wrong[i, j]
-  ]
-  return ["most often confused:", *lines] if lines else []
-
-
-def _comparison(difference, table):
-  """Lines for the terminal."""
-  lines = [f"minus {FLAGS.compare}, on the same clips:"]
-  for name, shown in (("mAP", "mAP "), ("mAUC", "mAUC"), ("dprime", "d'  ")):
-    low, high = difference["intervals"][name]
-    lines.append(f"{shown}  {difference[name]:+.4f}  [{low:+.4f}, {high:+.4f}]")
-  columns = ("ap_difference", "difference_low", "difference_high", "name")
-  rows = [x for x in zip(*map(table.get, columns)) if math.isfinite(x[0])]
-  rows.sort(key=lambda row: -abs(row[0]))
-  lines.append(
-    "classes whose AP moved most (of many, some move by chance; intervals of "
-    "classes with few positive clips are too narrow):"
-  )
-  for value, low, high, name in rows[:_NUM_MOVED]:
-    lines.append(f"      {value:+.4f}  [{low:+.4f}, {high:+.4f}]  {name}")
-  return lines
-
-
-def _to_csv(header, rows) -> bytes:
-  """What cannot be measured is an empty cell."""
-
-  def cell(value):
-    # In full: a rounded threshold would leave out the clip it is the score of.
-    if isinstance(value, float):
-      return "" if math.isnan(value) else float(value)
-    return value
-
-  file = io.StringIO(newline="")
-  writer = csv.writer(file)
-  writer.writerow(header)
-  writer.writerows([map(cell, row) for row in rows])
-  return file.getvalue().encode()
+  if writer.write(FLAGS.report, page.encode()):
+    print(f"wrote {FLAGS.report}")
 
 
 def run() -> None:

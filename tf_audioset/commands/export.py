@@ -56,8 +56,8 @@ flags.DEFINE_bool("tflite", False, "Write TFLite models as well.")
 def main() -> None:
   # Imported late: a mistake in the flags is answered at once.
   from tf_audioset import experiment
-  from tf_audioset.runtime import gin_config
-  from tf_audioset.serving import export
+  from tf_audioset.runtime import gin_config, outputs
+  from tf_audioset.serving import export, tflite
   from tf_audioset.training import workdir
 
   classes, gin_text = workdir.read_run(FLAGS.workdir)
@@ -69,6 +69,7 @@ def main() -> None:
     raise UserError(
       f"{folder} has a version {version}: give another --version, or none."
     )
+  outputs.check_folder(folder, "output_dir")
   directory = os.path.join(folder, str(version))
   gin_config.load([], [gin_text])
   run = experiment.Experiment()
@@ -82,45 +83,13 @@ def main() -> None:
   print(f"exported {checkpoint} to {directory}")
   if FLAGS.tflite:
     tagger = run.restored_tagger(checkpoint, len(classes), "float32")
-    _write_tflite(tagger, run.pipeline, directory)
-
-
-def _write_tflite(tagger, pipeline, directory) -> None:
-  """Writes both models beside the SavedModel, and compares them with it."""
-  import numpy as np
-
-  from tf_audioset.preparation import synthetic
-  from tf_audioset.runtime import storage
-  from tf_audioset.serving import export, tflite
-
-  exported = export.ExportedTagger(directory)
-  rate_hz = exported.sample_rate_hz
-  rng = np.random.default_rng(0)
-  sounds = [make(rng, 5 * rate_hz, rate_hz) for *_, make in synthetic.CLASSES]
-  clips = [np.float32(0.5 * x / np.abs(x).max()) for x in sounds]
-  for suffix, int8_weights in (("", False), ("_int8", True)):
-    content = tflite.convert(
+    for line in tflite.write(
       tagger,
-      min_samples=pipeline.crop_samples,
-      padding=pipeline.padding,
-      int8_weights=int8_weights,
-    )
-    path = f"{directory}{suffix}.tflite"
-    storage.write_file(path, content)
-    model = tflite.TFLiteTagger(content)
-    results = [model.score(clip) for clip in clips]
-    differences = [
-      np.abs(scores - exported.score(clip[np.newaxis])[0][0])
-      for clip, (scores, _) in zip(clips, results)
-    ]
-    seconds = sum(seconds for _, seconds in results)
-    times_real_time = sum(map(len, clips)) / rate_hz / seconds
-    print(
-      f"wrote {path}: {len(content) / 1e6:.2f} MB; scores differ from the "
-      f"SavedModel's by at most {np.max(differences):.1e}, on average by "
-      f"{np.mean(differences):.1e}; {times_real_time:.0f} times real time on "
-      "one core"
-    )
+      directory,
+      min_samples=run.pipeline.crop_samples,
+      padding=run.pipeline.padding,
+    ):
+      print(line)
 
 
 def _find_checkpoint() -> str:
@@ -132,7 +101,10 @@ def _find_checkpoint() -> str:
     path = os.path.join(FLAGS.workdir, folders[path])
   path = tf.train.latest_checkpoint(path) or path
   if not tf.io.gfile.exists(f"{path}.index"):
-    raise UserError(f"--checkpoint={FLAGS.checkpoint}: no checkpoint {path}.")
+    raise UserError(
+      f"--checkpoint={FLAGS.checkpoint}: no checkpoint {path}; give 'best', "
+      "'last', or a path of one, such as WORKDIR/checkpoints/ckpt-100."
+    )
   return path
 
 

@@ -8,7 +8,8 @@ r"""Shows what is in a folder of records.
 Without flags: clips, hours, lengths and the clips of each class, from the
 tables beside the records. --play and --plot take a clip's number in its split,
 from 0, or its id. --validate reads and decodes everything, compares it with the
-tables, names what is bad and exits with code 1 if anything is.
+tables, names what is bad and exits with code 1 if anything is. The class list
+and what else dataset_info.json says is checked against its own digest, always.
 """
 
 from __future__ import annotations
@@ -48,6 +49,13 @@ def main(arguments: list[str]) -> int:
     if wanted is not None:
       show(*_find(splits, wanted))
   if FLAGS.validate:
+    # What it says wrongly would have been refused when it was read.
+    info = prepared.read_dataset_info(data_dir)
+    if info is not None and not info.sha256:
+      print(
+        f"{prepared.INFO_FILE}: an older version wrote it, without a digest: "
+        "its class list cannot be checked"
+      )
     num_bad = sum(_validate(name, split) for name, split in splits.items())
     return 1 if num_bad else 0
   if FLAGS.play is None and FLAGS.plot is None:
@@ -148,13 +156,9 @@ def _label(split, index: int) -> tuple[str, str]:
 
 def _print_columns(rows, num_left: int) -> None:
   """Prints a table, the first columns to the left and the others right."""
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  for row in rows:
-    cells = [
-      cell.ljust(width) if i < num_left else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(row, widths))
-    ]
-    print("  ".join(cells).rstrip())
+  from tf_audioset.runtime import columns
+
+  print(columns.columns(rows, num_left))
 
 
 def _find(splits, wanted: str):
@@ -234,7 +238,9 @@ def _plot(clip_id, samples, names) -> None:
   figure.colorbar(image, ax=axes, label="log-mel", pad=0.01)
   axes.set(xlabel="seconds", ylabel="mel band")
   title = f"{clip_id}: {', '.join(names) or 'no label'}"
-  axes.set_title(picture.literal(title), wrap=True)
+  axes.set_title(
+    picture.literal(title), wrap=True, fontfamily=picture.fonts(title)
+  )
   path = _path(clip_id, ".png")
   figure.savefig(path, dpi=100)
   print(f"wrote {path}")

@@ -5,19 +5,20 @@
 
 FLAGS say what to read:
 
-  AudioSet's form:       --segments_csv --class_labels_csv --audio_dir
-  a manifest:            --manifest_csv --labels_map [--labels_delim ,]
+  AudioSet's form:       --segments_csv --audio_dir [--class_labels_csv]
+  a list of files:       --manifest_csv [--labels_map] [--audio_dir]
   one folder per class:  --class_dirs
 
 It writes SPLIT-?????-of-?????.tfrecord, SPLIT.index.npz, SPLIT.clips.npz,
 dataset_info.json, audit.json and audit.txt to --output_dir. Call it again with
 another --split to add that one. If it is stopped, the same call continues.
 
-wav, flac, ogg, opus and mp3 files, and with the extra [av] m4a, mp4 and webm,
-of any rate and channel count become mono clips at 16 kHz of at most
---clip_seconds. Files must already be cut: the start in a segments CSV only
-helps to find YTID_START.flac. Paths may be gs://. The audit accounts for every
-row: whether it was written, or why not.
+Audio of any format that libsndfile or FFmpeg decodes, of any rate and channel
+count, becomes mono clips at 16 kHz of at most --clip_seconds. Files must
+already be cut: start and end in a segments CSV only help to find the file, and
+to tell if it is too short or too long. Paths may be gs://. The audit accounts
+for every row, whether it was written or why not, and for every file of the
+folder.
 """
 
 from __future__ import annotations
@@ -39,17 +40,53 @@ flags.DEFINE_string(
   "segments_csv", None, 'Lines of `YTID, start, end, "mid,mid"`.'
 )
 flags.DEFINE_string(
-  "class_labels_csv", None, "AudioSet's class_labels_indices.csv."
+  "class_labels_csv",
+  None,
+  "index,mid,display_name. Default: AudioSet's 527 classes.",
 )
-flags.DEFINE_string("audio_dir", None, "Where the segments' files are.")
+flags.DEFINE_string(
+  "audio_dir",
+  None,
+  "Where the files of --segments_csv or --manifest_csv are, in folders or not.",
+)
 flags.DEFINE_string(
   "manifest_csv",
   None,
-  "Columns files,labels; paths relative to the CSV, absolute or gs://.",
+  "Columns files,labels; paths relative to the CSV or below --audio_dir, "
+  "absolute or gs://.",
 )
-flags.DEFINE_string("labels_map", None, "JSON: label -> index from 0.")
-flags.DEFINE_string("labels_delim", ",", "Between labels in the manifest.")
+flags.DEFINE_string(
+  "labels_map",
+  None,
+  "The classes of the manifest: JSON of label -> index from 0, a CSV of "
+  "index,label[,mid], or one label a line. Default: the manifest's labels, "
+  "sorted.",
+)
+flags.DEFINE_string(
+  "labels_delim", ",", "Between labels in a cell of the manifest; tab for one."
+)
+flags.DEFINE_string(
+  "file_column",
+  None,
+  "The manifest's column with the files; without a first line of names, its "
+  "number. Default: files, or another well-known name.",
+)
+flags.DEFINE_string(
+  "label_column", None, "The same of the labels. Default: labels and the like."
+)
+flags.DEFINE_string(
+  "separator",
+  None,
+  "Between the cells of --segments_csv or --manifest_csv: comma, tab, "
+  "semicolon or a character. Default: what the first line has.",
+)
 flags.DEFINE_string("class_dirs", None, "A folder with one folder per class.")
+flags.DEFINE_bool(
+  "any_class_dirs",
+  False,
+  "The folders of --class_dirs are classes, although they are called like "
+  "folds, splits or parts of a dataset.",
+)
 flags.DEFINE_float(
   "clip_seconds",
   10.0,
@@ -65,13 +102,21 @@ flags.DEFINE_list(
   "drop",
   [],
   "Leave out these, besides unusable clips: any of "
-  "silent,short,clipped,in_two_splits.",
+  "silent,short,clipped,truncated,overlong,in_two_splits.",
 )
 flags.DEFINE_float(
   "min_coverage",
   0.99,
-  "Share of the rows that must be written. Below it the exit code is 1, but "
+  "Share of the clips that must be written. Below it the exit code is 1, but "
   "everything readable is still written.",
+  lower_bound=0.0,
+  upper_bound=1.0,
+)
+flags.DEFINE_float(
+  "max_unknown_labels",
+  0.01,  # As --min_coverage: a name in another spelling costs more.
+  "Share of the labels that may be missing in the class list. Above it, "
+  "nothing is written.",
   lower_bound=0.0,
   upper_bound=1.0,
 )
@@ -88,23 +133,34 @@ flags.DEFINE_string(
   "beam_options", "", "Options for Beam: '--region=... --...'."
 )
 
+# What each form needs, and what it may have.
 _FORMS = {
-  "segments_csv": ("segments_csv", "class_labels_csv", "audio_dir"),
-  "manifest_csv": ("manifest_csv", "labels_map"),
-  "class_dirs": ("class_dirs",),
+  "segments_csv": (("audio_dir",), ("class_labels_csv", "separator")),
+  "manifest_csv": (
+    (),
+    (
+      "audio_dir",
+      "labels_map",
+      "labels_delim",
+      "file_column",
+      "label_column",
+      "separator",
+    ),
+  ),
+  "class_dirs": ((), ("any_class_dirs",)),
 }
+_PATHS = (
+  "segments_csv",
+  "class_labels_csv",
+  "audio_dir",
+  "manifest_csv",
+  "labels_map",
+  "class_dirs",
+)
 
 
 def main() -> int:
-  given = [name for name in _FORMS if FLAGS[name].value]
-  if len(given) != 1:
-    raise UserError(
-      "give exactly one of --segments_csv, --manifest_csv and --class_dirs."
-    )
-  form = given[0]
-  for flag in _FORMS[form]:
-    if not FLAGS[flag].value:
-      raise UserError(f"--{form} needs --{flag}.")
+  form = _form()
   if not FLAGS.split.replace("_", "").isalnum():
     raise UserError(f"--split={FLAGS.split}: letters, digits and _ only.")
   if FLAGS.beam_options and not FLAGS.runner:
@@ -112,7 +168,7 @@ def main() -> int:
 
   import tensorflow as tf
 
-  from tf_audioset.preparation import audit, clip_lists, prepare
+  from tf_audioset.preparation import audit, prepare
 
   wrong = set(FLAGS.drop) - set(audit.DROPPABLE)
   if wrong:
@@ -124,20 +180,21 @@ def main() -> int:
     run = prepare.beam_runner(FLAGS.runner, FLAGS.beam_options)
   else:
     run = prepare.local_runner(FLAGS.num_workers)
-  paths = [FLAGS[flag].value for flag in _FORMS[form]]
-  for flag, path in zip(_FORMS[form], paths):
-    if not tf.io.gfile.exists(path):
+  for flag in _PATHS:
+    path = FLAGS[flag].value
+    if path and not tf.io.gfile.exists(path):
       raise UserError(f"--{flag}={path}: no such file or folder.")
-  if form == "segments_csv":
-    classes, clips = clip_lists.from_segments(*paths)
-  elif form == "manifest_csv":
-    classes, clips = clip_lists.from_manifest(*paths, FLAGS.labels_delim)
-  else:
-    classes, clips = clip_lists.from_class_dirs(*paths)
+  clip_list = _read(form)
+  source = audit.of_source(clip_list)
+  # Now, while there is time to think again.
+  print("\n".join(source["remarks"]), flush=True)
+  clip_list.check(FLAGS.max_unknown_labels)
+  for warning in source["warnings"]:
+    print(f"make_tfrecords: warning: {warning}", file=sys.stderr)
 
   of_split = prepare.prepare(
-    classes,
-    clips,
+    clip_list.classes,
+    clip_list.clips,
     FLAGS.output_dir,
     FLAGS.split,
     prepare.Options(
@@ -147,18 +204,70 @@ def main() -> int:
       drop=tuple(sorted(set(FLAGS.drop))),
     ),
     run,
+    source,
   )
   print(audit.summary(FLAGS.split, of_split))
   print(f"see {os.path.join(FLAGS.output_dir, audit.TEXT_FILE)}")
-  written, expected = of_split["written"], of_split["expected"]
+  written = of_split["written"]
+  expected = of_split["expected"] - of_split["repeated"]
   if written / expected < FLAGS.min_coverage:
     print(
-      f"make_tfrecords: error: {written} of {expected} rows are written, less "
+      f"make_tfrecords: error: {written} of {expected} clips are written, less "
       f"than --min_coverage={FLAGS.min_coverage}",
       file=sys.stderr,
     )
     return 1
   return 0
+
+
+def _form() -> str:
+  """Returns the flag that names what to read; checks those that go with it."""
+  given = [name for name in _FORMS if FLAGS[name].value]
+  if len(given) != 1:
+    raise UserError(
+      "give exactly one of --segments_csv, --manifest_csv and --class_dirs."
+    )
+  (form,) = given
+  needed, allowed = _FORMS[form]
+  for flag in needed:
+    if not FLAGS[flag].value:
+      raise UserError(f"--{form} needs --{flag}.")
+  others = {
+    flag for flags_ in _FORMS.values() for flag in (*flags_[0], *flags_[1])
+  }
+  for flag in sorted(others - {*needed, *allowed}):
+    if FLAGS[flag].present:
+      raise UserError(f"--{flag} does not go with --{form}.")
+  return form
+
+
+def _read(form):
+  """Returns the list that the flags name."""
+  from tf_audioset.preparation import class_folders, manifests, segment_lists
+  from tf_audioset.runtime import tables
+
+  if form == "class_dirs":
+    return class_folders.read(FLAGS.class_dirs, any_names=FLAGS.any_class_dirs)
+  separator = FLAGS.separator
+  if separator is not None:
+    separator = tables.separator_of(separator)
+  if form == "segments_csv":
+    return segment_lists.read(
+      FLAGS.segments_csv,
+      FLAGS.class_labels_csv,
+      FLAGS.audio_dir,
+      separator=separator,
+    )
+  delimiter = FLAGS.labels_delim
+  return manifests.read(
+    FLAGS.manifest_csv,
+    FLAGS.labels_map,
+    {"tab": "\t", r"\t": "\t"}.get(delimiter, delimiter),
+    audio_dir=FLAGS.audio_dir,
+    file_column=FLAGS.file_column,
+    label_column=FLAGS.label_column,
+    separator=separator,
+  )
 
 
 def run() -> None:

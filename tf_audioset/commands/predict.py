@@ -17,12 +17,9 @@ then with --timeline begin and end in seconds, then score, class. --json and
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -86,54 +83,52 @@ flags.DEFINE_string(
   "names [classes].",
 )
 
-_BAR_LETTERS = 20
-
 
 def main(arguments: list[str]) -> int:
   _check_flags()
-  # Imported late: a mistake in the flags is answered at once.
-  from tf_audioset.data import audio
-
-  files = audio.find_files(arguments)
-  if FLAGS.png_dir or FLAGS.audacity_dir:
-    _check_names(files)
   if FLAGS.png_dir:
     cli.check_matplotlib("--png_dir")
   # Read by oneDNN when it first computes: a model's weights do not change here,
   # and are kept in the order that it computes in.
   os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+  # Imported late: a mistake in the flags is answered at once.
+  from tf_audioset.runtime import outputs
+  from tf_audioset.serving import inputs
+
+  files = inputs.Inputs(arguments)
   from tf_audioset.serving import export, prediction
 
   tagger = export.ExportedTagger(FLAGS.saved_model)
   thresholds = _thresholds(tagger)
+  printer = _printer(tagger)
+  writer = outputs.Writer()
   with tempfile.TemporaryDirectory() as folder:
-    output = _Output(tagger.classes.names, tagger.classes.mids)
-    if "-" in files:
-      head = sys.stdin.buffer.peek(12)
-      # What PyAV decodes is known by its name.
-      suffix = ".m4a" if head[4:8] == b"ftyp" else ""
-      suffix = ".webm" if head[:4] == b"\x1aE\xdf\xa3" else suffix
-      output.stdin = os.path.join(folder, f"stdin{suffix}")
-      with open(output.stdin, "wb") as copy:
-        shutil.copyfileobj(sys.stdin.buffer, copy)
-      files = [output.stdin if file == "-" else file for file in files]
+    files.copy_pipes(folder)
+    if files.passed_over():
+      printer.say(files.passed_over())
+    for failure in files.failures:
+      printer.fail(str(failure))
     start = time.perf_counter()
     if FLAGS.timeline:
-      audio_seconds = _timelines(tagger, files, thresholds, output)
+      audio_seconds = _timelines(tagger, files, thresholds, printer, writer)
     else:
-      audio_seconds = _clips(tagger, files, output)
+      audio_seconds = _clips(tagger, files, printer, writer)
   seconds = time.perf_counter() - start
-  num_done = len(files) - output.num_failed
+  num_files = len(files.paths) + len(files.failures)
+  num_done = num_files - printer.num_failed
   print(
-    f"{num_done} of {len(files)} clips, {prediction.clock(audio_seconds)} of "
+    f"{num_done} of {num_files} clips, {prediction.clock(audio_seconds)} of "
     f"audio, in {seconds:.1f} s: {num_done / seconds:.1f} clips/s, "
     f"{audio_seconds / seconds:.0f} x real time",
     file=sys.stderr,
   )
-  return 1 if output.num_failed else 0
+  writer.close()
+  return 1 if printer.num_failed or files.num_unreadable else 0
 
 
 def _check_flags() -> None:
+  from tf_audioset.runtime import outputs
+
   if FLAGS.json and FLAGS.csv:
     raise UserError("--json and --csv are given: choose one.")
   if FLAGS.timeline and FLAGS.embeddings:
@@ -144,30 +139,28 @@ def _check_flags() -> None:
   for name in ("threshold", "thresholds_csv"):
     if FLAGS[name].value is not None and not FLAGS.audacity_dir:
       raise UserError(f"--{name} is given, which needs --audacity_dir.")
-  for folder in (FLAGS.png_dir, FLAGS.audacity_dir):
-    if folder:
-      os.makedirs(folder, exist_ok=True)
-  if FLAGS.embeddings:
-    folder = os.path.dirname(FLAGS.embeddings) or "."
-    os.makedirs(folder, exist_ok=True)
-    if os.path.exists(FLAGS.embeddings) and not os.path.isfile(
-      FLAGS.embeddings
-    ):
-      raise UserError(f"--embeddings={FLAGS.embeddings}: that is no file.")
-    with tempfile.TemporaryFile(dir=folder):
-      pass  # Written last: a folder that takes no file is told now.
+  for name in ("png_dir", "audacity_dir"):
+    if FLAGS[name].value:
+      outputs.check_folder(FLAGS[name].value, name)
+  if FLAGS.embeddings:  # Written last: told now.
+    outputs.check_file(FLAGS.embeddings, "embeddings")
 
 
-def _check_names(files: list[str]) -> None:
-  """Pictures and label tracks are named after the files."""
-  seen = {}
-  for file in files:
-    name = os.path.basename(file)
-    if seen.setdefault(name, file) != file:
-      raise UserError(
-        f"{seen[name]} and {file} have one name, and so would what is written "
-        "for them: give them in two calls and write to two folders."
-      )
+def _printer(tagger):
+  from tf_audioset.serving import prediction_text
+
+  style = prediction_text.LINES
+  if FLAGS.json or FLAGS.csv:
+    style = prediction_text.JSON if FLAGS.json else prediction_text.CSV
+  elif sys.stdout.isatty():
+    style = prediction_text.TABLE
+  return prediction_text.Printer(
+    tagger.classes.names,
+    tagger.classes.mids,
+    style=style,
+    top_k=FLAGS.top_k,
+    has_times=FLAGS.timeline,
+  )
 
 
 def _thresholds(tagger):
@@ -206,25 +199,25 @@ def _thresholds(tagger):
   return thresholds if own is None else np.where(np.isnan(own), thresholds, own)
 
 
-def _clips(tagger, files, output) -> float:
+def _clips(tagger, files, printer, writer) -> float:
   """Scores files whole; returns the seconds of audio."""
   import numpy as np
 
-  from tf_audioset.runtime import storage
   from tf_audioset.serving import prediction
 
   names, embeddings, all_scores = [], [], []
   audio_seconds = 0.0
-  with output.progress(len(files), "files"):
-    for clip in prediction.score_files(tagger, files):
-      output.advance(1)
+  with printer.progress(len(files.paths), "files"):
+    for clip in prediction.score_files(tagger, files.paths):
+      printer.advance(1)
       if isinstance(clip, Exception):
-        output.fail(clip)
+        printer.fail(files.shown(str(clip)))
         continue
       audio_seconds += clip.seconds
-      output.clip(clip)
+      name = files.given(clip.file)
+      printer.clip(name, clip)
       if FLAGS.embeddings:
-        names.append(output.shown(clip.file))
+        names.append(name)
         embeddings.append(clip.embedding)
         all_scores.append(clip.scores)
   if FLAGS.embeddings:
@@ -236,144 +229,74 @@ def _clips(tagger, files, output) -> float:
       scores=np.array(all_scores),
       names=np.array(tagger.classes.names),
     )
-    storage.write_file(os.path.realpath(FLAGS.embeddings), content.getvalue())
+    writer.write(FLAGS.embeddings, content.getvalue())
   return audio_seconds
 
 
-def _timelines(tagger, files, thresholds, output) -> float:
+def _timelines(tagger, files, thresholds, printer, writer) -> float:
   """Scores files by windows; returns the seconds of audio."""
   from tf_audioset.data import audio
-  from tf_audioset.serving import picture, prediction
 
-  rate_hz = tagger.sample_rate_hz
-  window_seconds = FLAGS.window_seconds or tagger.min_samples / rate_hz
-  hop_seconds = FLAGS.hop_seconds or window_seconds / 2
+  names = files.output_names()
   audio_seconds = 0.0
-  total_seconds = sum(map(audio.duration_seconds, files))
-  with output.progress(int(total_seconds), "s"):
-    for file in files:
-      regions = prediction.Regions(thresholds)
-      image = picture.Picture(tagger.classes.names, rate_hz)
-      output.begin(file)
+  total_seconds = sum(map(audio.duration_seconds, files.paths))
+  with printer.progress(total_seconds, "s"):
+    for path in files.paths:
+      timeline = _Timeline(tagger, thresholds)
+      printer.begin(files.given(path))
       try:
-        for part in prediction.score_windows(
-          tagger,
-          file,
-          window_seconds=window_seconds,
-          hop_seconds=hop_seconds,
-        ):
-          seconds = len(part.waveform) / rate_hz
+        for part in timeline.parts(path):
+          seconds = len(part.waveform) / tagger.sample_rate_hz
           audio_seconds += seconds
-          output.advance(seconds)
-          output.windows(file, part)
-          if FLAGS.audacity_dir:
-            regions.add(part)
-          if FLAGS.png_dir:
-            image.add(part)
+          printer.advance(seconds)
+          printer.windows(files.given(path), part)
       except audio.AudioError as e:
-        output.fail(e)
+        printer.fail(files.shown(str(e)))
         continue
-      name = os.path.basename(file)
-      if FLAGS.audacity_dir:
-        path = os.path.join(FLAGS.audacity_dir, f"{name}.txt")
-        with open(path, "w", encoding="utf-8") as track:
-          track.write(regions.audacity(tagger.classes.names))
-      if FLAGS.png_dir:
-        path = os.path.join(FLAGS.png_dir, f"{name}.png")
-        image.save(path, output.shown(file))
+      printer.remark(files.given(path), timeline.remarks)
+      timeline.write(names[path], files.given(path), writer)
   return audio_seconds
 
 
-class _Output:
-  """What is printed: results, in one of the formats; errors; progress."""
+class _Timeline:
+  """A file's windows, and what is drawn and written of them."""
 
-  def __init__(self, names, mids):
-    self.num_failed = 0
-    self.stdin = None  # The file that was given as "-".
-    self._names, self._mids = names, mids
-    self._is_table = sys.stdout.isatty() and not FLAGS.json and not FLAGS.csv
-    self._bar, self._done = None, 0.0
-    self._csv = csv.writer(sys.stdout, lineterminator="\n")
-    if FLAGS.csv:
-      times = ["begin_seconds", "end_seconds"] if FLAGS.timeline else []
-      self._csv.writerow(["file", *times, "mid", "name", "score"])
+  def __init__(self, tagger, thresholds):
+    from tf_audioset.serving import picture, prediction
 
-  def shown(self, text: str) -> str:
-    return text.replace(self.stdin, "-") if self.stdin else text
+    self._tagger = tagger
+    self._regions = prediction.Regions(thresholds)
+    self._picture = picture.Picture(tagger.classes.names, tagger.sample_rate_hz)
+    self.remarks = []
 
-  @contextlib.contextmanager
-  def progress(self, total, unit):
-    with cli.progress_bar(total, "predict", unit) as self._bar:
-      yield
-
-  def advance(self, amount) -> None:
-    self._done += amount
-    self._bar.update(int(self._done) - self._bar.n)
-
-  def fail(self, error: Exception) -> None:
-    self.num_failed += 1
-    self._write(f"predict: error: {self.shown(str(error))}", sys.stderr)
-
-  def clip(self, clip) -> None:
-    if self._is_table:
-      self._write(f"{self.shown(clip.file)}  ({clip.seconds:.2f} s)")
-      for score, name, _ in self._highest(clip.scores):
-        self._write(f"  {score:.4f}  {_bar(score)}  {name}")
-    else:
-      self._record(clip.file, {}, clip.scores, seconds=clip.seconds)
-
-  def begin(self, file: str) -> None:
-    if self._is_table:
-      self._write(self.shown(file))
-
-  def windows(self, file: str, part) -> None:
+  def parts(self, path):
     from tf_audioset.serving import prediction
 
-    for begin, end, scores in zip(
-      part.begin_seconds.tolist(), part.end_seconds.tolist(), part.scores
+    rate_hz = self._tagger.sample_rate_hz
+    window_seconds = (
+      FLAGS.window_seconds or self._tagger.window_samples / rate_hz
+    )
+    for part in prediction.score_windows(
+      self._tagger,
+      path,
+      window_seconds=window_seconds,
+      hop_seconds=FLAGS.hop_seconds or window_seconds / 2,
+      remarks=self.remarks,
     ):
-      if self._is_table:
-        first, *others = self._highest(scores)
-        line = f"  {prediction.clock(begin):10}  {first[0]:.4f}  "
-        line += f"{_bar(first[0])}  {first[1]}"
-        for score, name, _ in others:
-          line += f"; {name} {score:.2f}"
-        self._write(line)
-      else:
-        times = {"begin_seconds": begin, "end_seconds": end}
-        self._record(file, times, scores)
+      if FLAGS.audacity_dir:
+        self._regions.add(part)
+      if FLAGS.png_dir:
+        self._picture.add(part)
+      yield part
 
-  def _record(self, file, times, scores, **others):
-    file = self.shown(file)
-    highest = self._highest(scores)
-    if FLAGS.json:
-      keys = ("score", "name", "mid")
-      tags = [dict(zip(keys, tag)) for tag in highest]
-      line = {"file": file, **times, **others, "tags": tags}
-      print(json.dumps(line, ensure_ascii=False))
-      return
-    for score, name, mid in highest:
-      if FLAGS.csv:
-        self._csv.writerow([file, *times.values(), mid, name, score])
-      else:
-        print(file, *times.values(), f"{score:.4f}", name, sep="\t")
-
-  def _highest(self, scores):
-    """The first (score, name, mid), as many as --top_k says."""
-    order = (-scores).argsort(kind="stable")[: FLAGS.top_k]
-    return [(float(scores[i]), self._names[i], self._mids[i]) for i in order]
-
-  def _write(self, text, file=None) -> None:
-    """Prints a line; where the progress bar is written, too, above it."""
-    file = file or sys.stdout
-    if file is sys.stderr or (file.isatty() and sys.stderr.isatty()):
-      self._bar.write(text, file=file)
-    else:
-      print(text, file=file)
-
-
-def _bar(score: float) -> str:
-  return ("█" * round(score * _BAR_LETTERS)).ljust(_BAR_LETTERS, "░")
+  def write(self, name, title, writer) -> None:
+    if FLAGS.audacity_dir:
+      track = self._regions.audacity(self._tagger.classes.names)
+      path = os.path.join(FLAGS.audacity_dir, f"{name}.txt")
+      writer.write(path, track.encode())
+    if FLAGS.png_dir:
+      path = os.path.join(FLAGS.png_dir, f"{name}.png")
+      writer.write(path, self._picture.png(title))
 
 
 def run() -> None:

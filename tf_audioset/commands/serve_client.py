@@ -7,7 +7,7 @@ r"""Tags audio files with a model that TensorFlow Serving serves.
 
 FILE is an audio file, a folder or a pattern, as for tools/predict.py. It prints
 one line per class: file, score and name, separated by tabs. gRPC needs the
-package tensorflow-serving-api (pip install 'tf_audioset[serving]').
+package tensorflow-serving-api (pip install '.[serving]').
 """
 
 from __future__ import annotations

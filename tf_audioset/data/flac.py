@@ -192,7 +192,7 @@ def _find_frame(audio, first, number, num_frames):
     return first
   if number == num_frames:
     return len(audio)
-  header = _frame_header(audio[first : first + 4], number)
+  header = frame_header(audio[first : first + 4], number)
   # Most are of about one size: near the place that this would give, then
   # everywhere.
   mean = (len(audio) - first) // num_frames
@@ -202,8 +202,8 @@ def _find_frame(audio, first, number, num_frames):
 
 
 @functools.lru_cache(maxsize=4096)
-def _frame_header(start, number):
-  """The header of a frame: its first 4 bytes, number and CRC-8.
+def frame_header(start, number):
+  """Returns the header of a frame: its first 4 bytes, number and CRC-8.
 
   Those 4 bytes (sync code, block size, rate, channels, bits) are the same in
   all frames but the last. If they announce more fields, it is found nowhere.

@@ -7,16 +7,17 @@ never be read against another order.
 
 from __future__ import annotations
 
-import csv
+import collections
 import dataclasses
 import hashlib
-import io
 import json
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tf_audioset.runtime import tables
 from tf_audioset.runtime.errors import UserError
 
 # sha256 of AudioSet's 527 mids in the order of its class_labels_indices.csv,
@@ -76,21 +77,24 @@ class ClassList:
       UserError: If the file is missing or not of that form.
     """
     try:
-      with tf.io.gfile.GFile(path, "rb") as file:
-        text = file.read().decode("utf-8-sig")  # Excel's has a mark in front.
-      rows = list(csv.reader(io.StringIO(text, newline="")))
-    except (tf.errors.OpError, UnicodeDecodeError, csv.Error) as e:
-      raise UserError(f"{path}: cannot read the class list: {e}") from e
-    if not rows or rows[0] != ["index", "mid", "display_name"]:
-      raise UserError(f"{path}: the first line must be index,mid,display_name.")
-    for i, row in enumerate(rows[1:]):
+      table = tables.read(path, is_right=_is_class_list_head)
+    except ValueError as e:
+      raise UserError(
+        str(e).replace("cannot be read", "cannot read the class list", 1)
+      ) from e
+    if not table.rows or not _is_class_list_head(table.rows[0]):
+      found = tables.shown(table.rows[0]) if table.rows else "nothing"
+      raise UserError(
+        f"{path}: the first line must be index,mid,display_name; found {found}."
+      )
+    for i, (line, row) in enumerate(zip(table.lines[1:], table.rows[1:])):
       if len(row) != 3 or row[0] != str(i):
         raise UserError(
-          f"{path}, line {i + 2}: expected {i},mid,name, found {','.join(row)}."
+          f"{path}, line {line}: expected {i},mid,name, found {','.join(row)}."
         )
     return cls(
-      mids=tuple(row[1] for row in rows[1:]),
-      names=tuple(row[2] for row in rows[1:]),
+      mids=tuple(row[1] for row in table.rows[1:]),
+      names=tuple(row[2] for row in table.rows[1:]),
     )
 
   @classmethod
@@ -119,6 +123,175 @@ class ClassList:
       mids=tuple(row["mid"] for row in rows),
       names=tuple(row["name"] for row in rows),
     )
+
+
+class Lookup:
+  """Finds the classes that a cell of a list names."""
+
+  def __init__(self, classes: ClassList, delimiter: str = ","):
+    """Makes a lookup.
+
+    Args:
+      classes: A class goes by its mid, and by its name if no other has that.
+      delimiter: What stands between the labels of a cell.
+    """
+    self._delimiter = delimiter
+    by_name = collections.defaultdict(list)
+    for i, name in enumerate(classes.names):
+      by_name[plain(name)].append(i)
+    self._index = {
+      name: indices[0] for name, indices in by_name.items() if len(indices) == 1
+    }
+    self._index.update((plain(mid), i) for i, mid in enumerate(classes.mids))
+    # Labels may hold the delimiter: "Male speech, man speaking".
+    self._num_parts = 1 + max(text.count(delimiter) for text in self._index)
+
+  def find(self, cell: str) -> tuple[list[int], list[str]]:
+    """Finds the labels of a cell.
+
+    Spaces and quotes around them, and brackets around all, do not count.
+
+    Args:
+      cell: As it is in the list.
+
+    Returns:
+      Indices, each once, and the labels that are none, as they are written.
+    """
+    whole = self._find_one(cell)
+    if whole is not None:
+      return [whole], []
+    parts = split(cell, self._delimiter)
+    known, unknown = {}, []
+    while parts:
+      for length in range(min(self._num_parts, len(parts)), 0, -1):
+        found = self._find_one(self._delimiter.join(parts[:length]))
+        if found is not None:
+          known[found] = None
+          break
+      else:
+        unknown.append(parts[0])
+      parts = parts[length:]
+    return list(known), unknown
+
+  def _find_one(self, text: str) -> int | None:
+    found = self._index.get(text)
+    if found is None:
+      found = self._index.get(plain(text))
+    if found is None:
+      found = self._index.get(plain(tables.unquoted(text)))
+    return found
+
+
+def from_map(path: str) -> ClassList:
+  """Reads the classes of a dataset of one's own.
+
+  Args:
+    path: JSON: {label: index from 0}, {index: label}, [label, ...] or a
+      dataset_info.json; or a table of index,label or index,label,mid with or
+      without a first line that says so; or one label a line.
+
+  Returns:
+    The class list. A class without a mid has its label for it.
+
+  Raises:
+    UserError: If the file is not of one of these forms, or the indices are not
+      0, 1, 2 ..., each once.
+  """
+  text = tables.read_text(path)
+  try:
+    if text.lstrip()[:1] in ("{", "[") or path.endswith(".json"):
+      return _from_json_map(json.loads(text))
+    return _from_table(tables.read(path, is_right=lambda row: len(row) > 1))
+  except (ValueError, TypeError, AttributeError, KeyError) as e:
+    raise UserError(f"{path}: not label -> index: {e}") from e
+
+
+def _from_json_map(content) -> ClassList:
+  if isinstance(content, dict) and "classes" in content:
+    if isinstance(content["classes"], list):
+      return ClassList.from_json(content["classes"])
+  if isinstance(content, list):
+    content = {label: i for i, label in enumerate(content)}
+  elif content and all(isinstance(x, str) for x in content.values()):
+    content = {label: int(i) for i, label in content.items()}
+  names = sorted(content, key=content.get)
+  indices = [content[name] for name in names]
+  # 0.0 and false equal 0.
+  if not all(type(i) is int for i in indices):
+    raise UserError("the indices must be 0, 1, 2 ..., integers, each once")
+  return _numbered(indices, [[name] for name in names])
+
+
+# How columns of a class list are called.
+_INDEX_COLUMNS = ("index", "idx", "id", "class_id", "label_id", "target")
+_MID_COLUMNS = ("mid", "mids")
+_NAME_COLUMNS = (
+  "display_name",
+  "name",
+  "label",
+  "labels",
+  "class",
+  "classes",
+  "class_name",
+  "category",
+)
+
+
+def _from_table(table: tables.Table) -> ClassList:
+  if not table.rows:
+    raise UserError("it is empty")
+  heads = [tables.column_key(cell) for cell in table.rows[0]]
+  known = (*_INDEX_COLUMNS, *_MID_COLUMNS, *_NAME_COLUMNS)
+  has_head = all(head in known or not head for head in heads)
+  rows = table.rows[has_head:]
+  widths = {len(row) for row in rows}
+  first_is_index = all(row[0].isdigit() for row in rows)
+  last_is_index = all(row[-1].isdigit() for row in rows)
+  if widths not in ({2}, {3}) or not (first_is_index or last_is_index):
+    # Labels alone, which may hold what separates the cells of others.
+    lines = tables.read_text(table.path).split("\n")
+    labels = [[tables.unquoted(x)] for x in lines if x.strip()][has_head:]
+    return _numbered(range(len(labels)), labels)
+  if first_is_index:
+    return _numbered([int(row[0]) for row in rows], [row[1:] for row in rows])
+  return _numbered([int(row[-1]) for row in rows], [row[:-1] for row in rows])
+
+
+def _numbered(indices, rows) -> ClassList:
+  """Returns the classes of rows of a label, or of a label and a mid."""
+  order = sorted(range(len(indices)), key=indices.__getitem__)
+  if [indices[i] for i in order] != list(range(len(indices))):
+    raise UserError("the indices must be 0, 1, 2 ..., integers, each once")
+  rows = [
+    [unicodedata.normalize("NFC", x.strip()) for x in rows[i]] for i in order
+  ]
+  if all(len(row) == 2 and row[0].startswith("/") for row in rows):
+    rows = [row[::-1] for row in rows]
+  names = tuple(row[0] for row in rows)
+  if "" in names:
+    raise UserError(f"the label of index {names.index('')} is empty")
+  return ClassList(mids=tuple(row[-1] for row in rows), names=names)
+
+
+def _is_class_list_head(cells: Sequence[str]) -> bool:
+  keys = [tables.column_key(cell) for cell in cells]
+  return keys == ["index", "mid", "display_name"]
+
+
+def split(cell: str, delimiter: str) -> list[str]:
+  """Returns the labels of a cell as they are written, without empty ones.
+
+  Quotes and brackets around all of them, as lists of Python have, do not count.
+  """
+  cell = tables.unquoted(cell)
+  if cell[:1] == "[" and cell[-1:] == "]":
+    cell = cell[1:-1]
+  return [part for part in cell.split(delimiter) if tables.unquoted(part)]
+
+
+def plain(text: str) -> str:
+  """Returns what labels are compared by: composed (NFC), no spaces around."""
+  return unicodedata.normalize("NFC", text.strip())
 
 
 def branches(path: str, classes: ClassList) -> dict[str, list[int]]:

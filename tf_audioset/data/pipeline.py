@@ -149,7 +149,7 @@ class Pipeline:
     if workers and (split.index is None or self._decoder == "tfio"):
       raise UserError(
         "--data_service is for shards with an index, which compressed ones do "
-        "not have, and for decoders other than tfio."
+        "not have, and for decoders other than tfio: leave the flag out."
       )
     seed = tf.constant(seed, tf.int64)
     first_position = first_step * batch_size
@@ -255,7 +255,7 @@ class Pipeline:
         clips, split, num_classes, places
       )
       if not self.max_bad_records:
-        with tf.control_dependencies(records.refuse(errors)):
+        with tf.control_dependencies(records.refuse(_with_remedy(errors))):
           return tf.identity(waveforms), targets
       _tell(errors)
       return waveforms, targets, errors != ""
@@ -539,6 +539,14 @@ def _decode(
   return ids, waveforms, lengths, targets, tf.where(reasons == "", "", names)
 
 
+def _with_remedy(errors):
+  """Errors, string [b], that say how a run goes on."""
+  remedy = (
+    " (Pipeline.max_bad_records = 1, or more, takes another clip in its place.)"
+  )
+  return tf.where(errors == "", "", tf.strings.join([errors, remedy]))
+
+
 def _tell(errors):
   """Prints those of `errors`, string [b], that are not empty."""
 
@@ -555,7 +563,11 @@ def _replaced(waveforms, targets, is_bad):
   """Bad rows of a batch replaced by good ones, and how many there were."""
   good = tf.where(~is_bad)[:, 0]
   check = tf.debugging.Assert(
-    tf.size(good) > 0, ["no record of a batch can be used"]
+    tf.size(good) > 0,
+    [
+      "no record of a batch can be used, see above: prepare the data again "
+      "(tools/inspect_records.py --validate names all that is bad)"
+    ],
   )
   rows = tf.range(tf.size(is_bad, tf.int64))
 

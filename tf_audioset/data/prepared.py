@@ -194,6 +194,17 @@ class DatasetInfo:
   codec: str
   classes: labels_lib.ClassList
   splits: dict[str, SplitInfo]
+  sha256: str = ""  # See `digest`; empty: written by an older version.
+
+  def digest(self) -> str:
+    """SHA-256, hexadecimal, of all that decides what the records mean."""
+    content = dataclasses.asdict(self)
+    # A program that rewrites the file may write 10.0 as 10.
+    del content["clip_seconds"], content["sha256"]
+    for split in content["splits"].values():
+      del split["total_seconds"]
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,8 +255,9 @@ class Split:
     index = self.index.take(rows)
     if not len(index):
       raise UserError(
-        f"no clip is in per cent {first} to {end} of the ids' hash: "
-        f"{self.num_clips} clips are too few to be divided so."
+        f"none of the {self.num_clips} clips is in the part from {first} to "
+        f"{end} %: a clip's place follows from a hash of its id, and these are "
+        f"at {buckets.min()} to {buckets.max()} %. Choose another percentage."
       )
     return dataclasses.replace(
       self,
@@ -269,8 +281,8 @@ class Split:
       bucket(tf.constant(table.id)) != self.index.bucket
     ):
       raise UserError(
-        f"{self.clips_file}: of other clips than the records: of another "
-        "preparation."
+        f"{self.clips_file}: of other clips than the records: copy both from "
+        "the same folder, or prepare the data again."
       )
     return table
 
@@ -375,12 +387,12 @@ def bucket(ids: tf.Tensor) -> tf.Tensor:
 
 
 def write_dataset_info(data_dir: str, info: DatasetInfo) -> None:
-  """Writes dataset_info.json at one stroke."""
-  content = {
-    "format_version": _FORMAT_VERSION,
-    **dataclasses.asdict(info),
-    "classes": info.classes.to_json(),
-  }
+  """Writes dataset_info.json at one stroke, with its digest."""
+  content = dataclasses.asdict(info)
+  content.update(sha256=info.digest(), classes=info.classes.to_json())
+  # The digest in front: its line can be deleted.
+  first = {"format_version": _FORMAT_VERSION, "sha256": content.pop("sha256")}
+  content = {**first, **content}
   storage.write_json(os.path.join(data_dir, INFO_FILE), content)
 
 
@@ -388,7 +400,7 @@ def read_dataset_info(data_dir: str) -> DatasetInfo | None:
   """Reads dataset_info.json; None where there is none.
 
   Raises:
-    UserError: If it is not of this format.
+    UserError: If it is not of this format, or not as it was written.
   """
   path = os.path.join(data_dir, INFO_FILE)
   if not tf.io.gfile.exists(path):
@@ -397,17 +409,33 @@ def read_dataset_info(data_dir: str) -> DatasetInfo | None:
     with tf.io.gfile.GFile(path) as file:
       content = json.load(file)
     if content.pop("format_version") != _FORMAT_VERSION:
-      raise UserError("another format version")
+      raise ValueError("another format version")
     content["classes"] = labels_lib.ClassList.from_json(content["classes"])
     content["splits"] = {
       name: SplitInfo(**split) for name, split in content["splits"].items()
     }
-    return DatasetInfo(**content)
+    info = DatasetInfo(**content)
   except (ValueError, KeyError, TypeError, AttributeError) as e:
     raise UserError(
       f"{path}: not a description that this version can read ({e!r}); prepare "
       "the data again with tools/make_tfrecords.py."
     ) from e
+  if info.sha256 and info.sha256 != info.digest():
+    raise UserError(
+      f"{path}: changed since it was written: its classes, splits, codec or "
+      "sample rate do not fit its sha256. Take the file from a copy or prepare "
+      "the data again; if the change is meant, delete the line of the sha256."
+    )
+  return info
+
+
+def split_names(data_dir: str) -> list[str]:
+  """The splits of a folder, ours or audax's, in the order of their names."""
+  info = read_dataset_info(data_dir)
+  if info is not None:
+    return sorted(info.splits)
+  files = tf.io.gfile.glob(os.path.join(data_dir, "*", "*.tfrec*"))
+  return sorted({os.path.basename(os.path.dirname(file)) for file in files})
 
 
 def find_split(data_dir: str, split: str) -> Split:
@@ -430,16 +458,18 @@ def find_split(data_dir: str, split: str) -> Split:
   if split not in info.splits:
     raise UserError(
       f"{data_dir}: there is no split {split!r}; there are "
-      f"{sorted(info.splits)}."
+      f"{sorted(info.splits)}. Prepare it with tools/make_tfrecords.py "
+      f"--split={split}, or name another."
     )
   if info.codec not in audio_lib.CODECS:
     raise UserError(
-      f"{data_dir}: codec {info.codec!r}; readable are {audio_lib.CODECS}."
+      f"{data_dir}: codec {info.codec!r}; readable are {audio_lib.CODECS}: "
+      "prepare the data again."
     )
   if info.sample_rate_hz != records.SAMPLE_RATE_HZ:
     raise UserError(
       f"{data_dir}: records at {info.sample_rate_hz} Hz; "
-      f"{records.SAMPLE_RATE_HZ} Hz are needed."
+      f"{records.SAMPLE_RATE_HZ} Hz are needed: prepare the data again."
     )
   shards = info.splits[split].shards
   files = [os.path.join(data_dir, shard["file"]) for shard in shards]
@@ -448,19 +478,21 @@ def find_split(data_dir: str, split: str) -> Split:
   for file, shard, num_bytes in zip(files, shards, sizes):
     if num_bytes is None:
       raise UserError(
-        f"{file}: this shard is listed in {INFO_FILE}, but missing."
+        f"{file}: this shard is listed in {INFO_FILE}, but missing: copy the "
+        "whole folder, or prepare the data again."
       )
     if num_bytes != shard["num_bytes"]:
       raise UserError(
         f"{file}: {num_bytes} bytes, where {INFO_FILE} says "
-        f"{shard['num_bytes']}: a broken copy, or of another preparation."
+        f"{shard['num_bytes']}: a broken copy, or of another preparation: copy "
+        "the whole folder, or prepare the data again."
       )
   index = _read_arrays(os.path.join(data_dir, info.splits[split].index), Index)
   if len(index) != info.splits[split].num_clips:
     raise UserError(
       f"{data_dir}: {info.splits[split].index} has {len(index)} clips, where "
       f"{INFO_FILE} says {info.splits[split].num_clips}: of another "
-      "preparation."
+      "preparation: copy the whole folder, or prepare the data again."
     )
   clips = info.splits[split].clips
   return Split(
@@ -525,17 +557,22 @@ def _index_by_reading(files: Sequence[str], compression: str) -> Index:
     except tf.errors.DataLossError as e:
       raise UserError(
         f"{file}: broken, {number} records can be read: "
-        f"{messages.first_line(e.message)}"
+        f"{messages.first_line(e.message)}. Copy the file again."
       ) from e
   return builder.build()
 
 
 def _find_audax_split(data_dir, split):
   files = sorted(tf.io.gfile.glob(os.path.join(data_dir, split, "*.tfrec*")))
+  if not files and (names := split_names(data_dir)):
+    raise UserError(
+      f"{data_dir}: there is no split {split!r}; there are {names}: name one."
+    )
   if not files:
     raise UserError(
       f"{data_dir}: no prepared data: neither {INFO_FILE}, which "
-      f"tools/make_tfrecords.py writes, nor audax's {split}/*.tfrec."
+      f"tools/make_tfrecords.py writes, nor audax's {split}/*.tfrec. Give the "
+      "folder that --output_dir was."
     )
   with tf.io.gfile.GFile(files[0], "rb") as file:
     # A plain TFRecord begins with a length, 8 bytes little endian; zlib's

@@ -185,28 +185,23 @@ def _headline(summary) -> str:
 
 
 def _averages(summary) -> str:
-  num_classes = summary["num_classes"]
   groups = [
-    ("all classes", num_classes, summary),
-    ("a class by its positives", num_classes, summary["positive_weighted"]),
+    ("all classes", summary, summary),
+    ("a class by its positives", summary, summary["positive_weighted"]),
   ]
   groups += [
-    (name, branch["num_classes"], branch)
-    for name, branch in summary["branches"].items()
+    (name, branch, branch) for name, branch in summary["branches"].items()
   ]
-  rows = []
-  for name, count, values in groups:
-    cells = _average_cells(values)
-    rows.append(
-      f'<tr><th scope="row">{html.escape(name)}</th><td>{count:,}</td>'
-      f"{cells}</tr>"
-    )
+  rows = [
+    _average_row(name, counts, _average_cells(values))
+    for name, counts, values in groups
+  ]
   if "difference" in summary:
     values = summary["difference"]
-    cells = _average_cells(values, "+")
     rows.append(
-      f'<tr><th scope="row">all, minus {html.escape(values["to"])}</th>'
-      f"<td>{num_classes:,}</td>{cells}</tr>"
+      _average_row(
+        f"all, minus {values['to']}", summary, _average_cells(values, "+")
+      )
     )
   return _table(
     "Averages",
@@ -217,11 +212,25 @@ def _averages(summary) -> str:
   )
 
 
+def _average_row(name, counts, cells) -> str:
+  return (
+    f'<tr><th scope="row">{html.escape(name)}</th>'
+    + _cell(
+      "classes",
+      f"{counts['num_classes_scored']:,} of {counts['num_classes']:,}",
+    )
+    + f"{cells}</tr>"
+  )
+
+
 def _average_cells(values, sign="") -> str:
   return "".join(
-    f"<td>{_number(values[key], 4, sign)} "
-    f"{_range(values['intervals'][key], 4, sign)}</td>"
-    for key, _ in _AVERAGES
+    _cell(
+      name,
+      f"{_number(values[key], 4, sign)} "
+      f"{_range(values['intervals'][key], 4, sign)}",
+    )
+    for key, name in _AVERAGES
   )
 
 
@@ -252,7 +261,7 @@ def _class_table(table) -> str:
   ap = np.asarray(table["ap"], float)
   for c in np.argsort(np.where(np.isnan(ap), np.inf, -ap), kind="stable"):
     cells = []
-    for _, key, shown in columns:
+    for name, key, shown in columns:
       value = table[key][c]
       text = shown(value)
       if key in ranges:
@@ -260,7 +269,7 @@ def _class_table(table) -> str:
         text += " " + _range([table[low][c], table[high][c]], 3, sign)
       # What JavaScript's parseFloat reads, for sorting.
       exact = f"{value:.9g}".replace("inf", "Infinity")
-      cells.append(f'<td data-v="{exact}">{text}</td>')
+      cells.append(_cell(name, text, f' data-v="{exact}"'))
     rows.append(
       f'<tr data-class="{c}"><th scope="row"><button type="button">'
       f"{html.escape(str(table['name'][c]))}</button></th>{''.join(cells)}</tr>"
@@ -319,9 +328,10 @@ def _hardest(names, ids, scores, targets) -> str:
     ]
     rows.append(
       f'<tr><th scope="row">{html.escape(str(ids[i]))}</th>'
-      f'<td class="number">{_number(loss[i], 4)}</td>'
-      f"<td>{'<br>'.join(labels) or 'none'}</td>"
-      f"<td>{'<br>'.join(said)}</td></tr>"
+      + _cell("loss", _number(loss[i], 4), ' class="number"')
+      + _cell("labels", f"<div>{'<br>'.join(labels) or 'none'}</div>")
+      + _cell("highest scores", f"<div>{'<br>'.join(said)}</div>")
+      + "</tr>"
     )
   return _table(
     "Hardest clips",
@@ -334,6 +344,11 @@ def _hardest(names, ids, scores, targets) -> str:
 
 def _heads(names) -> str:
   return "".join(f'<th scope="col">{name}</th>' for name in names)
+
+
+def _cell(head, content, attributes="") -> str:
+  """A cell that knows its heading: on a narrow screen it stands before it."""
+  return f'<td data-head="{html.escape(head)}"{attributes}>{content}</td>'
 
 
 def _table(name, heads, rows, note) -> str:

@@ -82,7 +82,8 @@ class Judgement:
       classes of their accuracy, if each clip has one label; "ece", the mean
       over the classes that have positive and negative clips;
       "positive_weighted", averages in which a class counts by its positive
-      clips; "branches", averages of each group.
+      clips; "branches", averages of each group, with "num_classes", its
+      classes, and "num_classes_scored", those that were averaged.
     """
     summary = {**self._result.summary(), **self.averages()}
     summary["intervals"]["top1"] = _interval(
@@ -102,6 +103,7 @@ class Judgement:
       mask = np.isin(np.arange(num_classes), indices)
       summary["branches"][name] = {
         "num_classes": len(indices),
+        "num_classes_scored": int((mask & scored).sum()),
         **self.averages(lambda _, mask=mask: mask),
       }
     return summary

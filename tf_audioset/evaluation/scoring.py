@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tf_audioset.data import prepared, records
 from tf_audioset.evaluation import metrics
-from tf_audioset.runtime import distribution, storage
+from tf_audioset.runtime import distribution
 from tf_audioset.runtime.errors import UserError
 
 
@@ -49,7 +49,7 @@ class Evaluator:
 
   def evaluate(
     self, progress: Callable[[int, int], None]
-  ) -> tuple[metrics.Metrics, np.ndarray, np.ndarray]:
+  ) -> tuple[metrics.Metrics, np.ndarray, np.ndarray, float]:
     """Runs the model over the split.
 
     Args:
@@ -57,8 +57,9 @@ class Evaluator:
 
     Returns:
       The metrics of the logarithms of its scores, which tie less often than
-      the scores; and float64 [num_classes] twice, the threshold of each class's
-      scores with the greatest F1, and that F1, as `metrics.best_thresholds`.
+      the scores; float64 [num_classes] twice, the threshold of each class's
+      scores with the greatest F1, and that F1, as `metrics.best_thresholds`;
+      and the mean of the clips' losses.
 
     Raises:
       UserError: If the split's files hold another number of clips than its
@@ -66,16 +67,18 @@ class Evaluator:
     """
     scores = np.zeros(self._shape, np.float32)
     targets = np.zeros(self._shape, np.float32)
+    losses = np.zeros(self._shape[0])
     times_seen = np.zeros(self._shape[0], np.int64)
     # Not up to their end, which on other hosts is an error that is logged.
     for batch in itertools.islice(self._batches, self._num_batches):
-      index, batch_scores, batch_targets = (
+      index, batch_scores, batch_targets, batch_losses = (
         x.numpy() for x in self._score(batch)
       )
       real = (0 <= index) & (index < self._shape[0])
       index = index[real]
       scores[index] = batch_scores[real]
       targets[index] = batch_targets[real]
+      losses[index] = batch_losses[real]
       times_seen[index] += 1
       progress(int(times_seen.sum()), len(times_seen))
     if not (times_seen == 1).all():
@@ -86,13 +89,15 @@ class Evaluator:
     thresholds, f1 = metrics.best_thresholds(scores, targets)
     # A hair lower, since the export rounds otherwise.
     thresholds = np.exp(thresholds - 1e-4)
-    return metrics.evaluate(scores, targets), thresholds, f1
+    result = metrics.evaluate(scores, targets)
+    return result, thresholds, f1, float(losses.mean())
 
   @tf.function(autograph=False)
   def _score(self, batch):
     def replica(index, waveform, targets):
       logits = self._tagger(waveform)
-      return index, self._tagger.loss_function.log_scores(logits), targets
+      loss = self._tagger.loss_function
+      return index, loss.log_scores(logits), targets, loss(targets, logits)
 
     # Gathered in here: outside, each call would be traced anew.
     return [
@@ -127,16 +132,16 @@ class Scores:
     """SHA-256, hexadecimal, of the sorted ids; as in dataset_info.json."""
     return hashlib.sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
 
-  def write(self, path: str) -> None:
-    """Writes the file at one stroke.
+  def content(self) -> bytes:
+    """Returns what the file holds.
 
     Raises:
       UserError: If two clips have the same id, or none has one.
     """
-    _refuse_repeated(self.ids, path)
+    _refuse_repeated(self.ids, "the data")
     buffer = io.BytesIO()
     np.savez(buffer, **{k: np.asarray(v) for k, v in vars(self).items()})
-    storage.write_file(path, buffer.getvalue())
+    return buffer.getvalue()
 
   @classmethod
   def read(cls, path: str) -> Scores:

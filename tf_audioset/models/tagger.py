@@ -14,7 +14,8 @@ from tf_audioset.runtime.errors import UserError
 
 FRONTEND_CONTRACT = (
   "a front end is called with waveforms, float32 [batch, num_samples], and, if "
-  "it has that parameter, with engine, a str or None; it returns features, "
+  "it has these parameters, with engine, a str or None, and training, a bool; "
+  "it returns features, "
   "float32 [batch, num_frames, num_bands]"
 )
 BACKBONE_CONTRACT = (
@@ -40,12 +41,12 @@ class Tagger(tf.keras.Model):
   def __init__(
     self,
     num_classes: int,
-    frontend=gin.REQUIRED,
-    backbone=gin.REQUIRED,
-    loss=gin.REQUIRED,
-    head=None,
-    spec_augment=None,
-    mixup=None,
+    frontend: tf.keras.layers.Layer = gin.REQUIRED,
+    backbone: tf.keras.layers.Layer = gin.REQUIRED,
+    loss: object = gin.REQUIRED,
+    head: tf.keras.layers.Layer | None = None,
+    spec_augment: object | None = None,
+    mixup: object | None = None,
     dropout_rate: float = 0.0,
     freeze_backbone: bool = False,
   ):
@@ -61,8 +62,8 @@ class Tagger(tf.keras.Model):
       spec_augment: `augment.SpecAugment`, or None for none.
       mixup: `augment.Mixup`, or None for none.
       dropout_rate: Share of the embedding that training drops.
-      freeze_backbone: Whether training changes the head alone: the backbone's
-        weights and statistics stay, and nothing in it is dropped.
+      freeze_backbone: Whether training changes the head alone: the weights and
+        statistics of front end and backbone stay, and nothing is dropped in it.
 
     Raises:
       UserError: If the dropout rate is not in [0, 1).
@@ -83,6 +84,7 @@ class Tagger(tf.keras.Model):
     self.head.units = num_classes
     self._backbone_draws = _takes(backbone, "seed")
     self._frontend_has_engines = _takes(frontend, "engine")
+    self._frontend_trains = _takes(frontend, "training")
 
   @property
   def trained_variables(self) -> list[tf.Variable]:
@@ -129,10 +131,11 @@ class Tagger(tf.keras.Model):
       float32 logits and targets, both [batch, num_classes].
     """
     augment_seed, path_seed, drop_seed = randomness.split(seed, 3)
-    features, targets = self.augmented(waveform, targets, augment_seed)
-    embedding = self._embedding(
-      features, training=not self.is_backbone_frozen, seed=path_seed
+    training = not self.is_backbone_frozen
+    features, targets = self.augmented(
+      waveform, targets, augment_seed, training=training
     )
+    embedding = self._embedding(features, training=training, seed=path_seed)
     embedding = stochastic.dropout(embedding, self._dropout_rate, drop_seed)
     return self.logits(embedding), targets
 
@@ -157,9 +160,19 @@ class Tagger(tf.keras.Model):
     return logits
 
   def features(
-    self, waveform: tf.Tensor, engine: str | None = None
+    self,
+    waveform: tf.Tensor,
+    engine: str | None = None,
+    *,
+    training: bool = False,
   ) -> tf.Tensor:
-    """Computes the features of waveforms; the arguments are those of `embed`.
+    """Computes the features of waveforms.
+
+    Args:
+      waveform: As for `call`.
+      engine: As for `embed`.
+      training: Whether a batch norm of the front end uses, and records, the
+        batch's statistics.
 
     Returns:
       float32 [batch, num_frames, num_bands].
@@ -168,6 +181,8 @@ class Tagger(tf.keras.Model):
       UserError: If the front end breaks `FRONTEND_CONTRACT`.
     """
     options = {"engine": engine} if self._frontend_has_engines else {}
+    if self._frontend_trains:
+      options["training"] = training
     features = self.frontend(to_float(waveform), **options)
     if not tf.is_tensor(features) or features.shape.rank != 3:
       raise UserError(
@@ -190,14 +205,23 @@ class Tagger(tf.keras.Model):
     return embedding
 
   def augmented(
-    self, waveform: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+    self,
+    waveform: tf.Tensor,
+    targets: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    training: bool = False,
   ) -> tuple[tf.Tensor, tf.Tensor]:
     """What the backbone is trained on; the arguments are as in `train_logits`.
+
+    `training` is whether a batch norm of the front end uses, and records, the
+    batch's statistics.
 
     Returns:
       float32 features [batch, num_frames, num_bands] and targets.
     """
-    return self.augment(self.features(waveform), targets, seed)
+    features = self.features(waveform, training=training)
+    return self.augment(features, targets, seed)
 
   def augment(
     self, features: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor

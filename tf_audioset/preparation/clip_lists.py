@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled audio files, in three forms, to a class list and a list of clips.
+"""A list of labelled audio files, whatever form it was read from.
 
-Every path may be in a bucket.
+`segment_lists`, `manifests` and `class_folders` read the three forms. Every row
+of a list becomes a clip here, to be written or not, and every file of a folder
+that was looked through is a clip's or passed over: nothing is dropped.
 """
 
 from __future__ import annotations
 
-import csv
+import collections
 import dataclasses
-import io
-import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-import tensorflow as tf
-
-from tf_audioset.data import audio, labels
+from tf_audioset.data import audio_files, labels
 from tf_audioset.runtime.errors import UserError
+
+# Why files of a folder are no clips, besides those that `audio_files` has.
+NO_ROW = "that match no row"
+OTHER_FILE = "of rows that have another file"
+
+_NUM_SHOWN = 3  # Labels in an error.
+_NUM_CLASSES_SHOWN = 20  # With their counts in a line.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,224 +33,220 @@ class Clip:
     labels: Indices into the class list, each once.
     problems: What is wrong with the row, by reason (see audit.py), and more
       words on it.
+    seconds: Its length as the list has it; None if that says nothing.
   """
 
   id: str
   path: str | None
   labels: tuple[int, ...]
   problems: dict[str, str] = dataclasses.field(default_factory=dict)
+  seconds: float | None = None
 
 
-def from_segments(
-  segments_csv: str, class_labels_csv: str, audio_dir: str
-) -> tuple[labels.ClassList, list[Clip]]:
-  """AudioSet's form.
+@dataclasses.dataclass(frozen=True)
+class ClipList:
+  """What there is to prepare.
 
-  Args:
-    segments_csv: Lines of `YTID, start, end, "mid,mid"`, and of `# ...`.
-    class_labels_csv: index,mid,display_name.
-    audio_dir: Holds the files, in subfolders or not: YTID.wav, YYTID.wav,
-      YTID_START.flac, YTID_START_END.mp3 ... with seconds or milliseconds.
-
-  Returns:
-    The class list; a clip for each line.
-
-  Raises:
-    UserError: If a file is not of that form.
+  Attributes:
+    source: The list or the folder, for messages.
+    classes: The class list.
+    clips: One for each row.
+    passed_over: Files of the folder that was looked through that are no clips,
+      and why.
+    folder: The folder that was looked through; empty if none was.
+    num_files: All files that were seen in it.
+    class_folders: The class of each folder in it, if they are classes.
+    remarks: Lines that say how the list was understood.
+    warnings: Lines on what looks wrong.
+    num_labels: How many labels the rows have.
+    unknown_labels: Those that are not in the class list, as written, and how
+      often.
   """
-  classes = labels.ClassList.from_csv(class_labels_csv)
-  index = classes.index()
-  files = {}
-  for path in _audio_files(audio_dir):
-    # Of two files with one name, the first in the order of paths.
-    files.setdefault(os.path.splitext(os.path.basename(path))[0], path)
-  clips = []
-  rows = _read_csv(segments_csv, skipinitialspace=True)
-  for number, row in enumerate(rows, start=1):
-    # The official eval list has no # before the names of its columns.
-    if row[0].startswith("#") or row[0] == "YTID":
-      continue
-    if len(row) != 4:
+
+  source: str
+  classes: labels.ClassList
+  clips: list[Clip]
+  passed_over: dict[str, str] = dataclasses.field(default_factory=dict)
+  folder: str = ""
+  num_files: int = 0
+  class_folders: dict[str, int] = dataclasses.field(default_factory=dict)
+  remarks: list[str] = dataclasses.field(default_factory=list)
+  warnings: list[str] = dataclasses.field(default_factory=list)
+  num_labels: int = 0
+  unknown_labels: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+
+  def class_counts(self) -> str:
+    """Returns a line: the classes and how many clips each has."""
+    counts = collections.Counter(i for clip in self.clips for i in clip.labels)
+    names = self.classes.names
+    shown = range(len(names))
+    if len(names) > _NUM_CLASSES_SHOWN:
+      shown = [i for i, _ in counts.most_common(_NUM_CLASSES_SHOWN // 2)]
+    parts = [f"{names[i]} {counts[i]:,}" for i in shown]
+    if len(names) > len(shown):
+      empty = f"{len(names) - len(counts)} of them without a clip"
+      parts.append(f"and {len(names) - len(shown)} more, {empty}")
+    plural = "es" * (len(names) > 1)
+    return f"{len(names)} class{plural}: {', '.join(parts)}"
+
+  def check(self, max_unknown_labels: float) -> None:
+    """Refuses what would be found out only after hours of decoding.
+
+    Args:
+      max_unknown_labels: The share of the rows' labels that may be none of the
+        class list.
+
+    Raises:
+      UserError: If more are, or no row has a file.
+    """
+    num_unknown = sum(self.unknown_labels.values())
+    if num_unknown > max_unknown_labels * self.num_labels:
+      common = self.unknown_labels.most_common(_NUM_SHOWN)
+      unknown = ", ".join(repr(label) for label, _ in common)
+      known = ", ".join(map(repr, self.classes.mids[:_NUM_SHOWN]))
+      share = num_unknown / self.num_labels
       raise UserError(
-        f'{segments_csv}, row {number}: expected YTID, start, end, "mids", '
-        f"found {', '.join(row)}."
+        f"{self.source}: {num_unknown:,} of {self.num_labels:,} labels "
+        f"({100 * share:.2f} %) are not in the class list, such as {unknown}; "
+        f"that has {known} and so on. --max_unknown_labels="
+        f"{max_unknown_labels:g} is the share that may be lost."
       )
-    clip_id, start, end, mids = row
-    try:
-      names = _file_names(clip_id, float(start), float(end))
-    except ValueError:
+    if all("missing" in clip.problems for clip in self.clips):
+      self._tell_that_no_file_is_there()
+
+  def _tell_that_no_file_is_there(self):
+    rows = f"a row of {self.source}, such as {self.clips[0].id}"
+    if not self.folder:
+      path = next(filter(None, (clip.path for clip in self.clips)), "")
       raise UserError(
-        f"{segments_csv}: {clip_id}: start {start!r} and end {end!r} must be "
-        "seconds."
-      ) from None
-    path = next(filter(None, map(files.get, names)), None)
-    clips.append(_clip(clip_id, path, mids.split(","), index))
-  return classes, _checked(segments_csv, clips)
-
-
-def from_manifest(
-  manifest_csv: str, labels_map: str, labels_delim: str = ","
-) -> tuple[labels.ClassList, list[Clip]]:
-  """A list of files.
-
-  Args:
-    manifest_csv: Has the columns files,labels; paths relative to its folder,
-      absolute or in a bucket.
-    labels_map: JSON, {label: index from 0}.
-    labels_delim: Between the labels of a file.
-
-  Returns:
-    The class list; a clip for each line, whose id is the file as written there.
-
-  Raises:
-    UserError: If a file is not of that form.
-  """
-  try:
-    index = json.loads(_read_text(labels_map))
-    names = sorted(index, key=index.get)
-    indices = [index[name] for name in names]
-    # 0.0 and false equal 0.
-    is_integers = all(type(i) is int for i in indices)
-    if not is_integers or indices != list(range(len(names))):
-      raise UserError("the indices must be 0, 1, 2 ..., integers, each once")
-  except (ValueError, TypeError, AttributeError) as e:
+        f"{self.source}: none of its {len(self.clips):,} files is there"
+        f"{', such as ' * bool(path)}{path}; --audio_dir says where they are."
+      )
+    extra = [p for p, why in self.passed_over.items() if why == NO_ROW]
+    if not extra:
+      told = audio_files.summary(self.passed_over, self.folder)
+      told = f" ({told})" if told else ""
+      raise UserError(f"{self.folder} holds no audio file{told}.")
+    shown = audio_files.printable(extra[0], self.folder)
     raise UserError(
-      f"--labels_map={labels_map}: not label -> index: {e}"
-    ) from e
-  rows = _read_csv(manifest_csv)
-  if not rows or not {"files", "labels"} <= set(rows[0]):
-    raise UserError(
-      f"{manifest_csv}: the first line must name the columns files,labels."
+      f"{self.folder} holds {len(extra):,} audio file{'s' * (len(extra) > 1)}, "
+      f"such as {shown}; none is named for {rows}."
     )
-  if not labels_delim:
-    raise UserError("--labels_delim is empty.")
-  file_column, label_column = rows[0].index("files"), rows[0].index("labels")
-  clips = []
-  for number, row in enumerate(rows[1:], start=2):
-    if len(row) != len(rows[0]):
-      raise UserError(
-        f"{manifest_csv}, row {number}: {len(row)} cells, not {len(rows[0])}; "
-        "labels with commas need quotes."
-      )
-    path = row[file_column]
-    if "://" not in path:
-      path = os.path.join(os.path.dirname(manifest_csv), path)
-    given = row[label_column].split(labels_delim)
-    clips.append(_clip(row[file_column], path, given, index))
-  return labels.ClassList.from_names(names), _checked(manifest_csv, clips)
 
 
-def from_class_dirs(
-  class_dirs: str,
-) -> tuple[labels.ClassList, list[Clip]]:
-  """A folder with one folder a class.
+@dataclasses.dataclass
+class Row:
+  """A row before those of one clip are put together.
 
-  Returns:
-    The class list; a clip for each audio file, whose id is its path from
-    class_dirs on.
+  Attributes:
+    line: Its number in the list.
+    key: Equal for the rows of one clip.
+    id: As `Clip.id`.
+    paths: Files that it may mean, the best first.
+    labels: Indices into the class list.
+    unknown: Labels that are not in the class list, as written.
+    problems: As `Clip.problems`, besides those that follow from the rest.
+    seconds: As `Clip.seconds`.
+  """
+
+  line: int
+  key: str
+  id: str
+  paths: list[str]
+  labels: list[int]
+  unknown: list[str]
+  problems: dict[str, str] = dataclasses.field(default_factory=dict)
+  seconds: float | None = None
+
+
+def from_rows(
+  source: str, classes: labels.ClassList, rows: Sequence[Row]
+) -> ClipList:
+  """Puts rows of one clip together: its labels are those of all of them.
+
+  Args:
+    source: The list.
+    classes: The class list.
+    rows: In the list's order. Those that follow another one of the same key
+      become clips without labels, which are not written.
 
   Raises:
-    UserError: If there is no folder or no audio file, or a name that is not
-      UTF-8.
+    UserError: If there is no row.
   """
-  root = class_dirs.rstrip("/") or "/"
-  names = sorted(
-    name.rstrip("/")
-    for name in _listed(root)
-    # .ipynb_checkpoints, .git ...
-    if not name.startswith(".") and tf.io.gfile.isdir(os.path.join(root, name))
-  )
-  if not names:
-    raise UserError(f"--class_dirs={class_dirs}: holds no folder.")
-  above = [] if "://" in root else [os.path.realpath(root)]
-  clips = [
-    Clip(os.path.relpath(path, root), path, (i,))
-    for i, name in enumerate(names)
-    for path in _audio_files(os.path.join(root, name), above)
-  ]
-  return labels.ClassList.from_names(names), _checked(class_dirs, clips)
-
-
-def _clip(clip_id, path, given_labels, index) -> Clip:
-  # A label that is given twice is one.
-  given = dict.fromkeys(given_labels)
-  unknown = [label for label in given if label not in index]
-  problems = {}
-  if len(unknown) == len(given):
-    problems["unknown_label"] = ",".join(unknown)
-  elif unknown:
-    problems["partly_unknown_labels"] = ",".join(unknown)
-  if path is None:
-    problems["missing"] = ""
-  known = tuple(index[label] for label in given if label in index)
-  return Clip(clip_id, path, known, problems)
-
-
-def _checked(source, clips) -> list[Clip]:
-  """Clips, of which those whose id was there before are marked."""
-  if not clips:
+  if not rows:
     raise UserError(f"{source}: names no clip.")
-  seen = set()
-  for i, clip in enumerate(clips):
-    if clip.id in seen:
-      problems = {"duplicate_id": "", **clip.problems}
-      clips[i] = dataclasses.replace(clip, problems=problems)
-    seen.add(clip.id)
-  return clips
-
-
-def _file_names(clip_id: str, start: float, end: float) -> Iterator[str]:
-  """The names, without extension, under which downloaders store a segment."""
-  suffixes = [""]
-  for written in ("{:g}".format, "{:.3f}".format, lambda t: f"{t * 1000:.0f}"):
-    suffixes += [f"_{written(start)}", f"_{written(start)}_{written(end)}"]
-  return (
-    f"{prefix}{clip_id}{suffix}" for prefix in ("", "Y") for suffix in suffixes
+  unknown_labels = collections.Counter(x for row in rows for x in row.unknown)
+  num_labels = sum(len(row.labels) + len(row.unknown) for row in rows)
+  first, repeated = {}, {}
+  for i, row in enumerate(rows):
+    one = first.setdefault(row.key, row)
+    if one is not row:
+      repeated[i] = _repeated(one, row, classes)
+  return ClipList(
+    source,
+    classes,
+    [
+      Clip(row.id, _path(row), (), repeated[i]) if i in repeated else _clip(row)
+      for i, row in enumerate(rows)
+    ],
+    num_labels=num_labels,
+    unknown_labels=unknown_labels,
   )
 
 
-def _audio_files(folder: str, above: Sequence[str] = ()) -> Iterator[str]:
-  """Paths of the audio files in a folder and its subfolders, sorted.
+def _repeated(one: Row, row: Row, classes) -> dict[str, str]:
+  """Adds a row's labels to an earlier one; returns why it is no clip itself."""
+  new = [
+    *(classes.names[x] for x in row.labels if x not in one.labels),
+    *(x.strip() for x in row.unknown if x not in one.unknown),
+  ]
+  one.labels = list(dict.fromkeys([*one.labels, *row.labels]))
+  one.unknown = list(dict.fromkeys([*one.unknown, *row.unknown]))
+  if not new:
+    return {"duplicate_id": f"line {row.line} as line {one.line}"}
+  added = ", ".join(new)
+  return {"merged_rows": f"line {row.line} adds {added} to line {one.line}"}
 
-  Links are followed, but to none of the folders `above`.
+
+def _clip(row: Row) -> Clip:
+  problems = {}
+  unknown = ",".join(dict.fromkeys(x.strip() for x in row.unknown))
+  if not row.labels:
+    problems["unknown_label"] = unknown or "it has none"
+  elif unknown:
+    problems["partly_unknown_labels"] = unknown
+  if not row.paths:
+    problems["missing"] = ""
+  if len(row.paths) > 1:
+    more = f" and {len(row.paths) - 2} more" if len(row.paths) > 2 else ""
+    taken, other = row.paths[:2]
+    problems["several_files"] = f"{taken}, not {other}{more}"
+  problems.update(row.problems)
+  return Clip(row.id, _path(row), tuple(row.labels), problems, row.seconds)
+
+
+def _path(row: Row) -> str | None:
+  return row.paths[0] if row.paths else None
+
+
+def unused(
+  found: audio_files.Found, used: Iterable[Sequence[str]]
+) -> dict[str, str]:
+  """Returns what is no clip of a folder, and why.
+
+  Args:
+    found: The folder's files.
+    used: Of each row, the files that it may mean, of which the first is taken.
   """
-  if "://" not in folder:
-    real = os.path.realpath(folder)
-    if real in above:
-      return
-    above = (*above, real)
-  # Not gfile.walk, which asks of every file whether it is a folder: in a bucket
-  # a request each.
-  for name in _listed(folder):
-    path = os.path.join(folder, name)
-    if name.lower().endswith(audio.EXTENSIONS):
-      yield path
-    elif name.endswith("/") or tf.io.gfile.isdir(path):
-      yield from _audio_files(path.rstrip("/"), above)
-
-
-def _listed(folder: str) -> list[str]:
-  """The names in a folder, sorted."""
-  try:
-    # A set: in a bucket a request that failed gives names twice.
-    return sorted(filter(None, set(tf.io.gfile.listdir(folder))))
-  except UnicodeDecodeError as e:
-    raise UserError(
-      f"{folder}: holds a name that is not UTF-8, {e.object!r}: rename it."
-    ) from e
-
-
-def _read_text(path: str) -> str:
-  try:
-    with tf.io.gfile.GFile(path, "rb") as file:
-      return file.read().decode("utf-8-sig")  # Excel's has a mark in front.
-  except (tf.errors.OpError, UnicodeDecodeError) as e:
-    raise UserError(f"{path}: cannot be read: {e}") from e
-
-
-def _read_csv(path: str, **kwargs) -> list[list[str]]:
-  try:
-    text = io.StringIO(_read_text(path), newline="")
-    return [row for row in csv.reader(text, **kwargs) if row]
-  except csv.Error as e:
-    raise UserError(f"{path}: cannot be read: {e}") from e
+  taken, others = set(), set()
+  for paths in used:
+    taken.update(paths[:1])
+    others.update(paths[1:])
+  passed_over = {
+    path: OTHER_FILE if path in others else NO_ROW
+    for path in found.paths
+    if path not in taken
+  }
+  return {**found.passed_over, **passed_over}

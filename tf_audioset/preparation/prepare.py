@@ -25,6 +25,7 @@ import os
 import re
 import shlex
 import signal
+import stat
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ import tqdm
 
 from tf_audioset.data import audio, labels, prepared, records
 from tf_audioset.preparation import audit, clip_lists
-from tf_audioset.runtime import cli, storage
+from tf_audioset.runtime import cli, messages, storage
 from tf_audioset.runtime.errors import UserError
 
 # Few clips make few shards, but enough for some processes to share.
@@ -96,6 +97,7 @@ def prepare(
   split: str,
   options: Options,
   run: Runner,
+  source: dict | None = None,
 ) -> dict:
   """Writes a split: shards, index, table of clips, audit, dataset_info.json.
 
@@ -106,6 +108,8 @@ def prepare(
     split: Name; letters, digits and _.
     options: How.
     run: From `local_runner` or `beam_runner`.
+    source: What the audit says of where the clips come from, see
+      `audit.of_source`.
 
   Returns:
     What audit.json says of the split, see `audit.of_rows`.
@@ -146,7 +150,7 @@ def prepare(
   }
   rows = [_row(clip, outcomes, options) for clip in clips]
   _mark_duplicate_audio(rows, outcomes, others)
-  of_split = audit.of_rows(rows, classes, options.drop)
+  of_split = {**audit.of_rows(rows, classes, options.drop), **(source or {})}
   if not of_split["written"]:
     _remove(parts)
     message = f"none of the {len(clips)} clips can be written"
@@ -159,12 +163,14 @@ def prepare(
         f"{message} ({counts}); the split {split} as it was prepared before "
         "stays, and its audit."
       )
-    audit.write(output_dir, split, of_split)
+    with storage.taking_turns(output_dir):
+      audit.write(output_dir, split, of_split)
     raise UserError(
       f"{message}; see {os.path.join(output_dir, audit.TEXT_FILE)}."
     )
-  _publish(classes, output_dir, split, options, shards, accounts)
-  audit.write(output_dir, split, of_split)
+  with storage.taking_turns(output_dir):  # With those of other splits.
+    _publish(classes, output_dir, split, options, shards, accounts)
+    audit.write(output_dir, split, of_split)
   _remove(parts)
   return of_split
 
@@ -186,8 +192,8 @@ def write_shard(
   outcomes = []
   temporary = f"{base}.tmp-{uuid.uuid4().hex}"
   with tf.io.TFRecordWriter(temporary) as writer:
-    for clip_id, path, clip_labels in plan["clips"]:
-      record, outcome = _make_record(clip_id, path, clip_labels, plan)
+    for clip in plan["clips"]:
+      record, outcome = _make_record(*clip, plan)
       if record:
         writer.write(record)
       outcomes.append(outcome)
@@ -316,27 +322,36 @@ def _shown(bar, count: Callable[[], int], every_seconds: float):
     bar.update(count() - bar.n)
 
 
-def _make_record(clip_id, path, clip_labels, plan) -> tuple[bytes, _Outcome]:
-  source = _source(path)
-  if source is None:
-    return b"", _Outcome({"missing": ""}, None)
+def _make_record(
+  clip_id, path, clip_labels, row_seconds, plan
+) -> tuple[bytes, _Outcome]:
+  source, problems = _source(path)
+  if problems:
+    return b"", _Outcome(problems, source)
   try:
-    waveform = audio.read_audio(
+    decoded = audio.read(
       path,
       sample_rate_hz=records.SAMPLE_RATE_HZ,
       max_seconds=plan["clip_seconds"],
       content=_read(path) if "://" in path else None,
     )
-  except ValueError as e:
-    reason = str(e).removeprefix(f"{path}: ")
-    return b"", _Outcome({"undecodable": reason}, source)
-  samples = audio.to_int16(waveform)
+  # A file costs itself, not the others.
+  except (audio.AudioError, OSError, MemoryError, *_REFUSED) as e:
+    if _source(path)[0] is None:  # Removed meanwhile.
+      return b"", _Outcome({"missing": ""}, None)
+    return b"", _Outcome({"undecodable": _reason(e, path)}, source)
+  samples = audio.to_int16(decoded.waveform)
   problems = audit.sample_problems(samples, records.SAMPLE_RATE_HZ)
-  is_full = len(samples) >= round(plan["clip_seconds"] * records.SAMPLE_RATE_HZ)
-  if is_full and "://" not in path:
-    seconds = audio.duration_seconds(path)
-    if seconds >= plan["clip_seconds"] + 1:
-      problems["shortened"] = f"{seconds:.1f} s"
+  seconds = decoded.seconds
+  if seconds is None and len(samples) < round(
+    plan["clip_seconds"] * records.SAMPLE_RATE_HZ
+  ):
+    seconds = len(samples) / records.SAMPLE_RATE_HZ
+  if seconds and seconds >= plan["clip_seconds"] + 1:
+    problems["shortened"] = f"{seconds:.1f} s"
+  problems.update(audit.length_problems(seconds, row_seconds))
+  if decoded.remarks:
+    problems["remark"] = "; ".join(decoded.remarks)
   if audit.why_left_out(problems, plan["drop"]):
     return b"", _Outcome(problems, source)
   record = records.serialize_encoded(
@@ -406,7 +421,8 @@ def _cut(clips, parts, split, options) -> list[_Shard]:
         "codec": options.codec,
         "drop": options.drop,
         "clips": [
-          [clip.id, _absolute(clip.path), clip.labels] for clip in of_shard
+          [clip.id, _absolute(clip.path), clip.labels, clip.seconds]
+          for clip in of_shard
         ],
       }
     ).encode()
@@ -439,7 +455,7 @@ def _find_account(shard: _Shard, output_dir: str) -> list[_Outcome] | None:
   if place is None or tf.io.gfile.stat(place).length != num_bytes:
     return None
   outcomes = _read_account(shard.base)
-  sources = [_source(_absolute(clip.path)) for clip in shard.clips]
+  sources = [_source(_absolute(clip.path))[0] for clip in shard.clips]
   same = sources == [outcome.source for outcome in outcomes]
   return outcomes if same else None
 
@@ -568,16 +584,39 @@ def _remove(folder: str) -> None:
       return
 
 
-def _source(path: str) -> list[int] | None:
-  """Bytes and time of change of a file; None if there is none."""
+# Of a bucket; other errors are the bucket's, not the file's.
+_REFUSED = (
+  tf.errors.NotFoundError,
+  tf.errors.PermissionDeniedError,
+  tf.errors.FailedPreconditionError,
+)
+
+
+def _source(path: str) -> tuple[list[int] | None, dict[str, str]]:
+  """Tells bytes and time of change of a file, or why it cannot be read."""
   try:
-    if "://" not in path:
-      stat = os.stat(path)  # TensorFlow's has whole seconds.
-      return [stat.st_size, stat.st_mtime_ns]
-    stat = tf.io.gfile.stat(path)
-    return [stat.length, stat.mtime_nsec]
-  except (FileNotFoundError, tf.errors.NotFoundError):
-    return None
+    if "://" in path:
+      found = tf.io.gfile.stat(path)
+      return [found.length, found.mtime_nsec], {}
+    found = os.stat(path)  # TensorFlow's has whole seconds.
+  except (FileNotFoundError, NotADirectoryError, tf.errors.NotFoundError):
+    return None, {"missing": ""}
+  except (OSError, ValueError, *_REFUSED) as e:
+    return None, {"undecodable": _reason(e, path)}
+  if not stat.S_ISREG(found.st_mode):
+    what = "a device or a socket"
+    if stat.S_ISDIR(found.st_mode):
+      what = "a folder"
+    elif stat.S_ISFIFO(found.st_mode):
+      what = "a pipe"
+    return None, {"undecodable": f"is {what}, not a file"}
+  return [found.st_size, found.st_mtime_ns], {}
+
+
+def _reason(error: Exception, path: str) -> str:
+  """Returns an error's message without the path."""
+  text = getattr(error, "strerror", None) or messages.first_line(str(error))
+  return text.removeprefix(f"{path}: ") or type(error).__name__
 
 
 def _read(path: str) -> bytes:

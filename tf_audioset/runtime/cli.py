@@ -7,8 +7,10 @@ Nothing here imports TensorFlow, so that flags are answered at once.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -61,7 +63,7 @@ def run(
       FLAGS.register_key_flag_for_module(name, FLAGS["debug"])
       print(FLAGS.module_help(name))
       _exit_now(0)
-    arguments = FLAGS(sys.argv)[1:]
+    arguments = _parsed(positional)
     for name in FLAGS:
       # No bound of a flag holds it up.
       if FLAGS[name].value != FLAGS[name].value:
@@ -81,6 +83,7 @@ def run(
     print(f"\n{prog}: {e}", file=sys.stderr)
     _exit_now(_STOPPED)
   except BrokenPipeError:
+    remove_generated_code()
     os._exit(_ERROR)  # What reads the output, such as head, has seen enough.
   except flags.Error as e:
     _fail(prog, e)
@@ -92,13 +95,69 @@ def run(
     _fail(prog, mistake)
 
 
-def progress_bar(total: int, desc: str, unit: str):
-  """A tqdm bar; in a log file, which cannot be redrawn, one line in a while."""
+def _parsed(positional: str) -> list[str]:
+  """Sets the flags; returns the arguments that are none."""
+  try:
+    return FLAGS(sys.argv)[1:]
+  except flags.UnrecognizedFlagError as e:
+    # AudioSet's ids may begin with a dash, and so the files named after them.
+    for argument in sys.argv[1:]:
+      name = argument.lstrip("-").partition("=")[0]
+      if name == e.flagname and positional and os.path.lexists(argument):
+        raise flags.Error(
+          f"{argument!r} is the name of a file, but begins as a flag does: put "
+          f"-- before the first {positional}, or ./ before this one."
+        ) from e
+    raise
+
+
+class _Lines:
+  """What tqdm writes to a log file: each state on a line of its own."""
+
+  def write(self, text: str) -> None:
+    text = text.strip("\r\n ")
+    if text:
+      print(text, file=sys.stderr)
+
+  def flush(self) -> None:
+    sys.stderr.flush()
+
+
+def progress_bar(
+  total: int, desc: str, unit: str, *, among_results: bool = False
+):
+  """A tqdm bar; in a log file, which cannot be redrawn, one line in a while.
+
+  Args:
+    total: What `update` adds up to.
+    desc: Stands before the bar.
+    unit: Of the total.
+    among_results: Whether results are printed before the bar is closed. Where
+      they go through a pipe, which may end on the same terminal, there is no
+      bar then: they would come behind it on its line.
+  """
   import tqdm  # Only long work needs it.
 
-  seconds = 0.1 if sys.stderr.isatty() else 30
+  if sys.stderr.isatty():
+    is_piped = stat.S_ISFIFO(os.fstat(1).st_mode)
+    return tqdm.tqdm(
+      total=total,
+      desc=desc,
+      unit=unit,
+      ascii=True,
+      disable=among_results and is_piped,
+    )
+  seconds = 30
   return tqdm.tqdm(
-    total=total, desc=desc, unit=unit, mininterval=seconds, ascii=True
+    total=total,
+    desc=desc,
+    unit=unit,
+    ascii=True,
+    file=_Lines(),
+    # Short work is done before the first line.
+    delay=seconds,
+    mininterval=seconds,
+    maxinterval=seconds,
   )
 
 
@@ -106,7 +165,8 @@ def check_matplotlib(what: str) -> None:
   """Tells how to install it, in a ValueError, if `what` cannot be drawn."""
   if not importlib.util.find_spec("matplotlib"):
     raise UserError(
-      f"{what} needs matplotlib: pip install 'tf_audioset[plot]'."
+      f"{what} needs matplotlib: pip install '.[plot]' in the checkout, or "
+      "pip install 'matplotlib>=3.5'."
     )
 
 
@@ -115,9 +175,24 @@ def _fail(prog: str, error: Exception) -> None:
   _exit_now(_ERROR)
 
 
+def remove_generated_code() -> None:
+  """Removes the files of the Python code that AutoGraph has generated.
+
+  TensorFlow does so when the interpreter ends, which `run` does not wait for.
+  They are in the folder of temporary files, and one is made even where no
+  function of this package needs AutoGraph: when a SavedModel is written.
+  """
+  for name, module in list(sys.modules.items()):
+    if name.startswith("__autograph_generated_file"):
+      for path in (module.__file__, module.__cached__):
+        with contextlib.suppress(OSError, TypeError):
+          os.remove(path)
+
+
 def _exit_now(code: int) -> None:
   # Not sys.exit: to take TensorFlow down takes most of a second, and the input
   # pipeline's threads can wait forever for an interpreter that shuts down.
+  remove_generated_code()
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)

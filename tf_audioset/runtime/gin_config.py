@@ -7,6 +7,7 @@ a misspelt scope and an unused macro. `check_all_used` closes that hole.
 
 from __future__ import annotations
 
+import ast
 import os
 import pathlib
 import re
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
+from tf_audioset.runtime import gin_types
 from tf_audioset.runtime.errors import UserError
 
 # What `load` found: names that the files refer to, "LogMel" for @LogMel(), and
@@ -36,8 +38,8 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
     bindings: Lines as in a .gin file, such as `"train.num_epochs = 3"`.
 
   Raises:
-    UserError: If a file is not found, or anything in it names no function or
-      parameter of the program.
+    UserError: If a file is not found, anything in it names no function or
+      parameter of the program, or a value is not of its parameter's type.
   """
   gin.clear_config()
   _referred_to.clear()
@@ -54,13 +56,17 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> None:
   _parse("\n".join(bindings))
   _keys_of_bindings.clear()
   _keys_of_bindings.update(_keys("\n".join(bindings)))
+  gin_types.check(sorted(_keys(gin.config_str())))
   gin.finalize()
 
 
 def _parse_file(path: str) -> None:
   """Parses a file; what it includes is looked for beside it first."""
-  with tf.io.gfile.GFile(path) as opened:
-    lines = opened.read().removeprefix("\ufeff").splitlines()
+  try:
+    with tf.io.gfile.GFile(path, "rb") as opened:
+      lines = opened.read().decode("utf-8-sig").splitlines()
+  except UnicodeDecodeError as e:
+    raise UserError(f"gin: {path} is not UTF-8: save it so. ({e})") from e
   begin = 0
   for number, line in enumerate([*lines, None]):
     include = None if line is None else _INCLUDE.match(line)
@@ -80,7 +86,8 @@ def _parse(text: str, path: str = "") -> None:
     gin.parse_config(text, skip_unknown=False)
   except Exception as e:  # gin has no exception type of its own.
     place = f" {path}:" if path else ""
-    raise UserError(f"gin:{place} {_one_line(e)}") from e
+    words = gin_types.hint(str(e), text) or _one_line(e)
+    raise UserError(f"gin:{place} {words}") from e
   if path:
     _referred_to.update(_references(text))
 
@@ -169,6 +176,31 @@ def check_all_used() -> None:
 def operative() -> str:
   """Every value that was used, defaults included, as a .gin file."""
   return gin.operative_config_str()
+
+
+def values(text: str) -> dict[str, object]:
+  """Reads the bindings of an operative config, as `operative` makes it.
+
+  Args:
+    text: Lines of gin, of this run or of another.
+
+  Returns:
+    By key, "LogMel.num_mels": what Python reads the value as; else its text,
+    "@LogMel()". A macro's name is replaced by its value.
+  """
+  found = {}
+  for key, value in re.findall(
+    r"^([\w./]+) *= *(.*(?:\n[ \t]+.*)*)", text, flags=re.MULTILINE
+  ):
+    value = value.removeprefix("\\").strip()
+    try:
+      found[key] = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+      found[key] = value
+  for key, value in found.items():
+    if isinstance(value, str) and value.startswith("%"):
+      found[key] = found.get(value[1:], value)
+  return found
 
 
 def _keys(config: str) -> set[str]:

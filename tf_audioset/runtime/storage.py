@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from typing import IO, Any
 
 import tensorflow as tf
@@ -19,7 +20,10 @@ from tf_audioset.runtime.errors import UserError
 
 def write_file(path: str, content: bytes) -> None:
   """Writes a file that is never seen half written."""
-  temporary = f"{path}.tmp-{os.getpid()}"
+  folder, name = os.path.split(path)
+  if "://" not in path:  # On a disk a name has 255 bytes.
+    name = name.encode()[:230].decode(errors="ignore")
+  temporary = os.path.join(folder, f"{name}.tmp-{os.getpid()}")
   try:
     with tf.io.gfile.GFile(temporary, "wb") as file:
       file.write(content)
@@ -63,6 +67,40 @@ def check_no_pattern(path: str) -> None:
       f"{path}: TensorFlow cannot read checkpoints whose path has a "
       f"{found[0]}: choose another."
     )
+
+
+def remove_stale_files(folder: str) -> None:
+  """Removes what `write_file` left in a folder when it was killed.
+
+  The caller makes sure that no other process is writing there.
+  """
+  with contextlib.suppress(OSError):
+    for name in os.listdir(folder):
+      if re.search(r"\.tmp-\d+$", name):
+        os.remove(os.path.join(folder, name))
+
+
+@contextlib.contextmanager
+def taking_turns(folder: str) -> Iterator[None]:
+  """Waits until no other process is within this context for the same folder.
+
+  What a process that was killed in it left half written is removed. In a
+  bucket and on file systems without locks it does nothing.
+
+  Args:
+    folder: Must exist.
+  """
+  if "://" in folder:
+    yield
+    return
+  with contextlib.ExitStack() as stack:
+    with contextlib.suppress(OSError):
+      # The folder itself, so that no file is left for the lock.
+      descriptor = os.open(folder, os.O_RDONLY)
+      stack.callback(os.close, descriptor)
+      fcntl.flock(descriptor, fcntl.LOCK_EX)
+      remove_stale_files(folder)
+    yield
 
 
 def lock(folder: str) -> IO | None:

@@ -75,7 +75,8 @@ class Grpc(Connection):
     except ImportError:
       raise UserError(
         "gRPC needs the package tensorflow-serving-api: pip install "
-        "'tf_audioset[serving]'; REST (--rest) does not."
+        "'.[serving]' in the checkout, or pip install "
+        "'tensorflow-serving-api>=2.15,<2.16'; REST (--rest) does not."
       ) from None
     self._grpc, self._request_class = grpc, predict_pb2.PredictRequest
     self._model, self._timeout_seconds = model, timeout_seconds

@@ -6,9 +6,9 @@
       float32 [batch, size]
     batched: the same for one fixed shape and in operations that XLA compiles,
       as a TPU does; elsewhere it is the slower one
-    wav: wav string [batch], each the bytes of a 16-bit PCM wav file -> the
-      same. Channels are averaged. Each clip is scored by itself, so that clips
-      of different lengths can be given together.
+    wav: wav string [batch], each the bytes of a 16-bit PCM wav file, see
+      `wav.decode` -> the same. Channels are averaged. Each clip is scored by
+      itself, so that clips of different lengths can be given together.
     timeline: waveform as above; window_seconds, hop_seconds float32 scalars ->
       scores float32 [batch, num_windows, num_classes], times_seconds float32
       [num_windows], where each window begins. The last window ends with the
@@ -43,7 +43,7 @@ from tf_audioset.data import pipeline as pipeline_lib
 from tf_audioset.models import weights
 from tf_audioset.runtime import messages, storage
 from tf_audioset.runtime.errors import UserError
-from tf_audioset.serving import warmup
+from tf_audioset.serving import warmup, wav
 
 # A second of audio takes about 2 MB of memory; a server should not end for it.
 MAX_CLIP_SECONDS = 600
@@ -62,6 +62,7 @@ def export(
   min_samples: int,
   padding: str,
   batch_shape: tuple[int, int] = (8, 160000),
+  window_samples: int | None = None,
   config_gin: str = "",
   validation: dict[str, float] | None = None,
   thresholds: dict | None = None,
@@ -77,6 +78,8 @@ def export(
     min_samples: Shorter waveforms are padded to this, as in training.
     padding: How, see `data.pad`.
     batch_shape: (batch_size, num_samples) of the signature `batched`.
+    window_samples: Length of the clips that it was trained on, which windows
+      of longer recordings should have; None: `min_samples`.
     config_gin: What it was trained with, kept as assets/config.gin.
     validation: What it reached, kept in assets/tagger.json.
     thresholds: "values", one a class or None, with how they were chosen; kept
@@ -162,6 +165,7 @@ def export(
       "sample_rate_hz": records.SAMPLE_RATE_HZ,
       "min_samples": min_samples,
       "padding": padding,
+      "window_samples": window_samples or min_samples,
       "validation": validation,
       "thresholds": thresholds,
     }
@@ -228,12 +232,14 @@ def _requests(min_samples: int, batch_shape: tuple[int, int]):
   def zeros(*shape):
     return tf.make_tensor_proto(0.0, shape=shape)
 
-  wav = tf.audio.encode_wav(tf.zeros([min_samples, 1]), records.SAMPLE_RATE_HZ)
+  silence = tf.audio.encode_wav(
+    tf.zeros([min_samples, 1]), records.SAMPLE_RATE_HZ
+  )
   second = tf.make_tensor_proto(1.0)
   return [
     ("serving_default", {"waveform": zeros(1, min_samples)}),
     ("batched", {"waveform": zeros(*batch_shape)}),
-    ("wav", {"wav": tf.make_tensor_proto([wav.numpy()])}),
+    ("wav", {"wav": tf.make_tensor_proto([silence.numpy()])}),
     (
       "timeline",
       {
@@ -254,8 +260,12 @@ def _with_two_axes(waveform: tf.Tensor) -> tf.Tensor:
   )
   shape = tf.shape(given)
   check = tf.debugging.Assert(
-    tf.logical_and(tf.size(shape) == 2, tf.reduce_all(shape[:1] > 0)),
-    ["waveform must be [batch, num_samples], one clip or more; given:", shape],
+    tf.logical_and(tf.size(shape) == 2, tf.reduce_all(shape > 0)),
+    [
+      "waveform must be [batch, num_samples], one clip or more, of one sample "
+      "or more; given:",
+      shape,
+    ],
   )
   with tf.control_dependencies([check]):
     return tf.ensure_shape(given, waveform.shape)
@@ -304,14 +314,16 @@ def _wav_function(score):
     autograph=False,
     input_signature=[tf.TensorSpec([None], tf.string, name="wav")],
   )
-  def score_wav(wav):
+  def score_wav(contents):
     # One clip at a time: the lengths of its neighbours must not matter.
     return tf.map_fn(
       lambda content: {
         name: values[0]
-        for name, values in score(_decode_wav(content)[tf.newaxis]).items()
+        for name, values in score(
+          wav.decode(content, records.SAMPLE_RATE_HZ)[tf.newaxis]
+        ).items()
       },
-      wav,
+      contents,
       fn_output_signature={
         name: tf.TensorSpec(values.shape[1:])
         for name, values in score.structured_outputs.items()
@@ -319,24 +331,6 @@ def _wav_function(score):
     )
 
   return score_wav
-
-
-def _decode_wav(content: tf.Tensor) -> tf.Tensor:
-  """Bytes of a wav file, a string scalar, to float32 [num_samples]."""
-  wanted = f"wanted is a 16-bit PCM wav file at {records.SAMPLE_RATE_HZ} Hz"
-  # \C is any byte; a dot would be one of UTF-8's letters.
-  is_wav = tf.strings.regex_full_match(
-    tf.strings.substr(content, 0, 12), r"RIFF\C{4}WAVE"
-  )
-  check = tf.debugging.Assert(is_wav, [f"not a wav file; {wanted}"])
-  with tf.control_dependencies([check]):
-    channels, rate_hz = tf.audio.decode_wav(content)
-  check = tf.debugging.Assert(
-    tf.equal(rate_hz, records.SAMPLE_RATE_HZ),
-    [f"the wav file has another rate; {wanted}; given, in Hz:", rate_hz],
-  )
-  with tf.control_dependencies([check]):
-    return tf.reduce_mean(channels, axis=1)
 
 
 def _timeline_function(score):
@@ -417,6 +411,8 @@ class ExportedTagger:
     sample_rate_hz: Of the waveform.
     min_samples: Shorter waveforms are padded to this.
     padding: How, see `data.pad`.
+    window_samples: Length of the clips that it was trained on, which windows
+      of longer recordings should have.
     thresholds: float64 [num_classes], the score from which on a class is taken
       to be there; nan for a class that the validation had no clip of. None if
       the export holds none.
@@ -426,13 +422,12 @@ class ExportedTagger:
     """Loads it.
 
     Args:
-      directory: The SavedModel; or, as TF Serving has it, a folder of numbered
-        versions, of which the newest is taken.
+      directory: What `find` takes.
 
     Raises:
       UserError: If there is no SavedModel, or it is not a tagger's.
     """
-    directory = _newest_version(directory)
+    directory = find(directory)
     self.directory = directory
     # Kept, because its variables live as long as this does.
     self._module = _load(directory)
@@ -451,7 +446,10 @@ class ExportedTagger:
     self.sample_rate_hz = int(facts["sample_rate_hz"])
     self.min_samples = int(facts["min_samples"])
     self.padding = facts["padding"].decode()
-    self.thresholds = _thresholds(directory)
+    about = _about(directory)
+    self.window_samples = about.get("window_samples", self.min_samples)
+    thresholds = about.get("thresholds")
+    self.thresholds = thresholds and np.array(thresholds["values"], np.float64)
 
   def score(self, waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores clips of one length.
@@ -514,13 +512,13 @@ class ExportedTagger:
     return result["scores"][0].numpy()
 
 
-def _thresholds(directory: str) -> np.ndarray | None:
+def _about(directory: str) -> dict:
+  """Returns what assets/tagger.json holds; exports of old have none."""
   path = os.path.join(directory, "assets", "tagger.json")
   if not tf.io.gfile.exists(path):
-    return None
+    return {}
   with tf.io.gfile.GFile(path) as file:
-    thresholds = json.load(file).get("thresholds")
-  return thresholds and np.array(thresholds["values"], np.float64)
+    return json.load(file)
 
 
 class ReplicatedTagger:
@@ -623,17 +621,38 @@ def _load(directory: str):
     logging.set_verbosity(level)
 
 
-def _newest_version(directory: str) -> str:
-  if tf.saved_model.contains_saved_model(directory):
-    return directory
-  numbers = versions(directory)
+def find(path: str) -> str:
+  """Returns the folder of a SavedModel.
+
+  Args:
+    path: That folder; or, as TF Serving has it, a folder of numbered versions,
+      of which the newest is taken.
+
+  Raises:
+    UserError: If there is no SavedModel.
+  """
+  if tf.saved_model.contains_saved_model(path):
+    return path
+  if path.endswith(".tflite"):
+    raise UserError(
+      f"{path}: a TFLite model; wanted is the folder of the SavedModel that "
+      "was exported with it."
+    )
+  if os.path.basename(path) == "saved_model.pb" and tf.io.gfile.exists(path):
+    raise UserError(f"{path}: give the folder that it is in.")
+  if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
+    raise UserError(
+      f"{path}: a file; wanted is the folder of a SavedModel, which training "
+      "writes to WORKDIR/saved_model."
+    )
+  numbers = versions(path)
   if numbers:
-    newest = os.path.join(directory, str(numbers[-1]))
+    newest = os.path.join(path, str(numbers[-1]))
     if tf.saved_model.contains_saved_model(newest):
       return newest
   raise UserError(
-    f"{directory}: no SavedModel there (no saved_model.pb). Training writes "
-    "one to WORKDIR/saved_model."
+    f"{path}: no SavedModel there (no saved_model.pb). Training writes one to "
+    "WORKDIR/saved_model."
   )
 
 

@@ -123,7 +123,7 @@ class LoadedTagger:
       audio.AudioError: If the file holds no audio that can be decoded.
     """
     if window_seconds is None:
-      window_seconds = self._tagger.min_samples / self.sample_rate_hz
+      window_seconds = self._tagger.window_samples / self.sample_rate_hz
     for part in prediction.score_windows(
       self._tagger,
       os.fspath(file),

@@ -6,6 +6,9 @@ Needs matplotlib. Memory and picture are of one size, however long it is.
 
 from __future__ import annotations
 
+import functools
+import io
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,11 +21,53 @@ _NUM_CLASSES = 12
 _WINDOW_SAMPLES, _HOP_SAMPLES, _FFT_SAMPLES = 400, 160, 1024
 _NUM_MELS = 64
 _TICKS_HZ = (125, 250, 500, 1000, 2000, 4000, 8000)
+_FONT = "DejaVu Sans"  # Comes with matplotlib.
+# Longer texts would leave no room for the picture.
+_MAX_TITLE, _MAX_LABEL = 110, 40
 
 
 def literal(text: str) -> str:
-  """For matplotlib, to which what is between two $ would be a formula."""
-  return text.replace("$", r"\$")
+  r"""Returns a text as matplotlib is to be given it, to show it as it is.
+
+  What is between two $ would be a formula. A letter that no font of `fonts`
+  has would be a box, and a warning: it is spelled out, as in "\u72ac".
+  """
+  shown = (
+    letter
+    if unicodedata.category(letter) not in ("Cc", "Cs") and _font_with(letter)
+    else letter.encode("unicode_escape", "surrogatepass").decode()
+    for letter in text
+  )
+  return "".join(shown).replace("$", r"\$")
+
+
+def fonts(*texts: str) -> list[str]:
+  """Returns fonts that together have the letters of texts: `fontfamily`."""
+  found = dict.fromkeys([_FONT])
+  for letter in "".join(texts):
+    found[_font_with(letter) or _FONT] = None
+  return list(found)
+
+
+@functools.cache
+def _font_with(letter: str) -> str:
+  """The name of a font of this machine that has a letter; empty if none."""
+  from matplotlib import font_manager
+
+  entries = font_manager.fontManager.ttflist
+  for entry in sorted(entries, key=lambda entry: entry.name != _FONT):
+    # Fonts for formulas, and one that draws boxes in the place of letters.
+    if not entry.name.startswith(("cm", "STIX", "Last Resort")):
+      if ord(letter) in _letters_of(entry.fname):
+        return entry.name
+  return ""
+
+
+@functools.cache
+def _letters_of(path: str) -> frozenset[int]:
+  from matplotlib import ft2font
+
+  return frozenset(ft2font.FT2Font(path).get_charmap())
 
 
 class Picture:
@@ -69,12 +114,11 @@ class Picture:
     power = np.abs(np.fft.rfft(frames, _FFT_SAMPLES)) ** 2
     return 10 * np.log10(power @ self._filters + 1e-8)
 
-  def save(self, path: str, title: str) -> None:
-    """Draws a PNG, 1200 x 800.
+  def png(self, title: str) -> bytes:
+    """Returns a PNG, 1200 x 800.
 
     Args:
-      path: Where.
-      title: Above it.
+      title: Above it; of a long one its end.
     """
     import matplotlib
 
@@ -107,15 +151,19 @@ class Picture:
     )
     ticks = [hz for hz in _TICKS_HZ if hz <= highest_hz]
     above.set_yticks(mels_at[1 : 1 + len(ticks)], ticks)
-    above.set(title=literal(title), ylabel="Hz")
+    if len(title) > _MAX_TITLE:
+      title = "..." + title[-_MAX_TITLE:]
+    above.set_title(literal(title), fontfamily=fonts(title))
+    above.set_ylabel("Hz")
     figure.colorbar(levels, ax=above, label="dB", pad=0.01)
 
     rows = np.arange(len(highest) + 1)
     activity = below.pcolormesh(
       edges, rows, scores[:, highest].T, vmin=0, vmax=1, cmap="Blues"
     )
+    names = [_shortened(self._names[i]) for i in highest]
     below.set_yticks(
-      rows[:-1] + 0.5, [literal(self._names[i]) for i in highest]
+      rows[:-1] + 0.5, map(literal, names), fontfamily=fonts(*names)
     )
     below.invert_yaxis()
     below.set(xlabel="time", xlim=(0, seconds))
@@ -124,8 +172,14 @@ class Picture:
       ticker.FuncFormatter(lambda x, _: prediction.clock(x))
     )
     figure.colorbar(activity, ax=below, label="score", pad=0.01)
-    figure.savefig(path)
+    content = io.BytesIO()
+    figure.savefig(content)
     pyplot.close(figure)
+    return content.getvalue()
+
+
+def _shortened(name: str) -> str:
+  return name if len(name) <= _MAX_LABEL else name[:_MAX_LABEL] + "..."
 
 
 def _time_locator(seconds: float):

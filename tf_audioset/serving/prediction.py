@@ -22,6 +22,10 @@ _DECODED_AHEAD = 32
 # A clip alone, of its own length, does not keep all cores at work.
 _SCORED_AT_ONCE = 2
 _PART_SECONDS = 10.0
+# Below this, a sample of 16 bits is 0.
+_DIGITAL_SILENCE = 1 / 65536
+
+SILENT = "holds digital silence and nothing else"
 
 
 @dataclasses.dataclass
@@ -32,6 +36,8 @@ class Clip:
   seconds: float
   scores: np.ndarray  # float32 [num_classes]
   embedding: np.ndarray  # float32 [size]
+  # What one should know of the file to make sense of the scores.
+  remarks: tuple[str, ...] = ()
 
 
 def score_files(
@@ -62,7 +68,7 @@ def score_files(
 
 def decode_files(
   files: Iterable[str], sample_rate_hz: int
-) -> Iterator[tuple[str, np.ndarray | audio.AudioError]]:
+) -> Iterator[tuple[str, audio.Decoded | audio.AudioError]]:
   """Reads files, ahead of their being asked for.
 
   Args:
@@ -70,25 +76,25 @@ def decode_files(
     sample_rate_hz: Wanted rate.
 
   Yields:
-    In the order of the files: path, and float32 [num_samples] or why not.
+    In the order of the files: path, and what is in it or why that is not known.
   """
 
   def decode(file):
     try:
       # A little more than the model takes, so that the rest is seen.
-      waveform = audio.read_audio(
+      decoded = audio.read(
         file,
         sample_rate_hz=sample_rate_hz,
         max_seconds=export.MAX_CLIP_SECONDS + 1,
       )
     except audio.AudioError as e:
       return file, e
-    if len(waveform) > export.MAX_CLIP_SECONDS * sample_rate_hz:
+    if len(decoded.waveform) > export.MAX_CLIP_SECONDS * sample_rate_hz:
       return file, audio.AudioError(
         f"{file}: is longer than {export.MAX_CLIP_SECONDS} s, too long to be "
         "scored whole; tools/predict.py --timeline scores it by windows"
       )
-    return file, waveform
+    return file, decoded
 
   num_threads = min(os.cpu_count() or 1, 4)
   with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
@@ -103,7 +109,7 @@ def decode_files(
 
 def score_decoded(
   tagger: export.ExportedTagger,
-  decoded_files: Iterable[tuple[str, np.ndarray | audio.AudioError]],
+  decoded_files: Iterable[tuple[str, audio.Decoded | audio.AudioError]],
   *,
   group_clips: int = 32,
 ) -> Iterator[Clip | audio.AudioError]:
@@ -111,8 +117,8 @@ def score_decoded(
   group, seconds = [], 0.0
   for file, decoded in decoded_files:
     group.append((file, decoded))
-    if isinstance(decoded, np.ndarray):
-      seconds += len(decoded) / tagger.sample_rate_hz
+    if isinstance(decoded, audio.Decoded):
+      seconds += len(decoded.waveform) / tagger.sample_rate_hz
     if len(group) == group_clips or seconds > _GROUP_SECONDS:
       yield from _score_group(tagger, group)
       group, seconds = [], 0.0
@@ -122,8 +128,8 @@ def score_decoded(
 def _score_group(tagger, group):
   by_length = collections.defaultdict(dict)
   for i, (_, decoded) in enumerate(group):
-    if isinstance(decoded, np.ndarray):
-      padded = tagger.pad(decoded)
+    if isinstance(decoded, audio.Decoded):
+      padded = tagger.pad(decoded.waveform)
       by_length[len(padded)][i] = padded
 
   def score(members):
@@ -135,9 +141,17 @@ def _score_group(tagger, group):
       results.update(scored)
   for i, (file, decoded) in enumerate(group):
     if i in results:
-      yield Clip(file, len(decoded) / tagger.sample_rate_hz, *results[i])
+      seconds = len(decoded.waveform) / tagger.sample_rate_hz
+      yield Clip(file, seconds, *results[i], _remarks(decoded))
     else:
       yield decoded
+
+
+def _remarks(decoded: audio.Decoded) -> tuple[str, ...]:
+  peak = np.abs(decoded.waveform).max()
+  if peak < _DIGITAL_SILENCE and not decoded.remarks:
+    return (SILENT,)
+  return decoded.remarks
 
 
 @dataclasses.dataclass
@@ -156,6 +170,7 @@ def score_windows(
   *,
   window_seconds: float,
   hop_seconds: float,
+  remarks: list[str] | None = None,
 ) -> Iterator[Part]:
   """Scores a recording by windows, in memory that does not grow with it.
 
@@ -166,6 +181,7 @@ def score_windows(
     file: Path.
     window_seconds: Length of a window, at most `export.MAX_CLIP_SECONDS`.
     hop_seconds: From the beginning of one to that of the next.
+    remarks: A list that gets those of `Clip` when the file has ended.
 
   Yields:
     The parts, of about ten seconds each.
@@ -194,7 +210,11 @@ def score_windows(
     return Part(new, begins / rate_hz, ends / rate_hz, scores)
 
   wanted = windows_a_part * hop + window
-  for block in _ahead(audio.read_blocks(file, sample_rate_hz=rate_hz)):
+  remarks = [] if remarks is None else remarks
+  blocks = audio.read_blocks(file, sample_rate_hz=rate_hz, remarks=remarks)
+  peak = 0.0
+  for block in _ahead(blocks):
+    peak = max(peak, np.abs(block).max())
     waiting.append(block)
     unseen.append(block)
     num_waiting += len(block)
@@ -207,6 +227,8 @@ def score_windows(
       begin += windows_a_part * hop
       waveform = waveform[windows_a_part * hop :]
     waiting, num_waiting = [waveform], len(waveform)
+  if peak < _DIGITAL_SILENCE and not remarks:
+    remarks.append(SILENT)
   yield part(np.concatenate(waiting), num_waiting)
 
 

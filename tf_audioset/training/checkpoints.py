@@ -14,6 +14,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 
 import tensorflow as tf
 
@@ -38,6 +39,7 @@ class Checkpoints:
     keep: int,
     is_chief: bool,
     has_peers: bool = False,
+    may_lack: Collection[str] = (),
   ):
     """Finds what is there.
 
@@ -48,8 +50,11 @@ class Checkpoints:
       is_chief: Whether this process's files count. The others take part, since
         saving needs all of them, in a folder that is thrown away.
       has_peers: Whether other workers take part.
+      may_lack: Names of variables in `checkpoint` that earlier versions did not
+        save. They stay as they are where a checkpoint does not have them.
     """
     self._checkpoint = checkpoint
+    self._may_lack = may_lack
     self._is_chief = is_chief
     # Saving reads batch norm's statistics from all workers, which only one that
     # failed would do again.
@@ -79,7 +84,7 @@ class Checkpoints:
         print(f"{path} cannot be read ({problem})", file=sys.stderr, flush=True)
         continue
       try:
-        self._checkpoint.restore(path).assert_consumed()
+        self._known_to(path).restore(path).assert_consumed()
       except (AssertionError, *_UNREADABLE) as e:
         raise UserError(
           f"{path} does not fit this model and optimizer: continue with the "
@@ -122,6 +127,27 @@ class Checkpoints:
         flush=True,
       )
       time.sleep(wait_seconds)
+
+  def _known_to(self, path: str) -> tf.train.Checkpoint:
+    """What is saved, without what the version that wrote it did not know."""
+    there = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    lacking = {
+      name
+      for name in self._may_lack
+      if f"{name}/.ATTRIBUTES/VARIABLE_VALUE" not in there
+    }
+    if not lacking:
+      return self._checkpoint
+    children = tf.train.TrackableView(self._checkpoint).children(
+      self._checkpoint
+    )
+    return tf.train.Checkpoint(
+      **{
+        name: child
+        for name, child in children.items()
+        if name not in {*lacking, "save_counter"}
+      }
+    )
 
   def _write(self, step: int) -> None:
     if self._is_chief:

@@ -55,21 +55,31 @@ class MultiLabel:
 class MultiClass:
   """One class a clip: softmax cross-entropy.
 
-  A clip with several labels is taken to be each of them in equal shares.
+  Attributes:
+    needs_one_label: Whether training refuses clips with several labels. As
+      targets they are taken to be each of them in equal shares.
   """
 
-  def __init__(self, label_smoothing: float = 0.0):
-    """Sets the smoothing.
+  def __init__(
+    self, label_smoothing: float = 0.0, several_labels: str = "refuse"
+  ):
+    """Sets the smoothing, and what becomes of clips with several labels.
 
     Args:
       label_smoothing: Share of the target that is spread over all classes.
+      several_labels: "refuse", as they may be a mistake in the data or in the
+        choice of the loss; or "share".
 
     Raises:
-      ValueError: If it is not in [0, 1).
+      UserError: If the smoothing is not in [0, 1), or the other neither.
     """
     self._smoothing = gin_config.check_share(
       "MultiClass.label_smoothing", label_smoothing
     )
+    gin_config.check_choice(
+      "MultiClass.several_labels", several_labels, ("refuse", "share")
+    )
+    self.needs_one_label = several_labels == "refuse"
 
   def __call__(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """The loss of each clip; see `MultiLabel`. One without a label has none.

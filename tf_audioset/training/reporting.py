@@ -11,14 +11,20 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
+from tf_audioset.data import labels
 from tf_audioset.evaluation import metrics
-from tf_audioset.runtime import storage, tf_internals
+from tf_audioset.runtime import messages, storage, tf_internals
+from tf_audioset.training import dashboard
 
 _METRICS_FILE = "metrics.jsonl"
+_SUMMARIES = "summaries"
+# TensorBoard's names for what is not called as in metrics.jsonl: what is about
+# the input stands together, and not before the loss.
+_TAGS = {"bad_records": "input/bad_records"}
 _PACKAGES = (
   "tf_audioset",
   "tensorflow",
@@ -44,6 +50,7 @@ class Report:
     total_steps: int,
     first_step: int,
     batch_size: int,
+    classes: labels.ClassList,
     is_chief: bool,
   ):
     """Continues the files of an earlier start.
@@ -53,12 +60,15 @@ class Report:
       total_steps: Of the whole run.
       first_step: What has been reported after it is forgotten.
       batch_size: Clips a step.
+      classes: Of the targets.
       is_chief: The other workers say and write nothing.
     """
     self._workdir = workdir
     self._total_steps = total_steps
     self._first_step = first_step
     self._batch_size = batch_size
+    self._names = classes.names
+    self._ap = None  # Of the classes in the last validation.
     self._is_chief = is_chief
     self._is_live = sys.stdout.isatty()
     self._begin = self._lap = time.monotonic()
@@ -97,9 +107,9 @@ class Report:
     }
     with self._train.as_default(step):
       for name, value in recorded.items():
-        tf.summary.scalar(name, value)
-      tf.summary.scalar("clips_per_second", clips_per_second)
-      tf.summary.scalar("input_wait_share", wait_share)
+        tf.summary.scalar(_TAGS.get(name, name), value)
+      tf.summary.scalar("input/clips_per_second", clips_per_second)
+      tf.summary.scalar("input/wait_share", wait_share)
     self._append({"step": step, **recorded})
     line = (
       f"step {step}/{self._total_steps}  loss {values['loss']:.4f}  "
@@ -128,38 +138,70 @@ class Report:
         flush=True,
       )
 
-  def epoch(self, step: int, epoch: int, result: metrics.Metrics) -> None:
-    """Reports the validation after an epoch."""
+  def epoch(
+    self, step: int, epoch: int, result: metrics.Metrics, loss: float
+  ) -> None:
+    """Reports the validation after an epoch, whose mean loss is `loss`."""
     summary = result.summary()
+    self._last = {
+      "step": step,
+      "epoch": epoch,
+      "validation_loss": loss,
+      **summary,
+    }
+    if not self._is_chief:
+      return
     with self._validation.as_default(step):
+      tf.summary.scalar("loss", loss)  # Beside that of training.
       for name in ("mAP", "mAUC", "dprime"):
         tf.summary.scalar(name, summary[name])
       if result.is_single_label:
         tf.summary.scalar("accuracy", summary["top1"])
-      scored = result.average_precision[~np.isnan(result.average_precision)]
-      tf.summary.histogram("AP_of_the_classes", scored)
-    self._last = {"step": step, "epoch": epoch, **summary}
-    if not self._is_chief:
-      return
+      dashboard.write_classes(result, self._names, self._ap)
+    self._ap = result.average_precision
     self._append(self._last)
     self._train.flush()
     self._validation.flush()
     line = (
       f"epoch {epoch}, step {step}: mAP {summary['mAP']:.4f}  "
-      f"mAUC {summary['mAUC']:.4f}  d' {summary['dprime']:.4f}"
+      f"mAUC {summary['mAUC']:.4f}  d' {summary['dprime']:.4f}  loss {loss:.4f}"
     )
     if result.is_single_label:
       line += f"  accuracy {summary['top1']:.4f}"
     self.say(line)
 
-  def pictures(self, features: np.ndarray) -> None:
-    """Shows augmented features, float32 [num_clips, num_frames, num_bands]."""
-    low, high = np.percentile(features, [1, 99])
-    grey = ((features - low) / max(high - low, 1e-6)).clip(0, 1)
-    # Time to the right, frequency upwards.
-    grey = grey.transpose([0, 2, 1])[:, ::-1, :, np.newaxis]
-    with self._train.as_default(self._first_step):
-      tf.summary.image("augmented", grey, max_outputs=len(grey))
+  def config(self, text: str) -> None:
+    """Shows the operative config of this start in TensorBoard."""
+    if not self._is_chief:
+      return
+    # Above the folders of the curves, which TensorBoard then takes for results
+    # of these hyperparameters.
+    writer = tf.summary.create_file_writer(
+      os.path.join(self._workdir, _SUMMARIES)
+    )
+    with writer.as_default(self._first_step):
+      dashboard.write_config(text)
+    writer.close()
+
+  def pictures(
+    self, step: int, make: Callable[[], dashboard.Augmented]
+  ) -> None:
+    """Shows clips as they are augmented for a step, in TensorBoard.
+
+    Args:
+      step: Counted from 0.
+      make: Augments them. A record that cannot be read then is told, and no
+        reason to end a run that may tolerate it.
+    """
+    if not self._is_chief:
+      return
+    try:
+      augmented = make()
+    except tf.errors.OpError as e:
+      self.say(f"no pictures of step {step}: {messages.first_line(str(e))}")
+      return
+    with self._train.as_default(step):
+      dashboard.write_pictures(augmented, self._names)
     self._train.flush()
 
   def finish(self, **more) -> None:
@@ -221,7 +263,7 @@ def _forget(path: str, first_step: int) -> None:
 def _event_file(workdir: str, name: str, next_step: int):
   """A writer; TensorBoard drops what earlier files say of later steps."""
   writer = tf.summary.create_file_writer(
-    os.path.join(workdir, "summaries", name)
+    os.path.join(workdir, _SUMMARIES, name)
   )
   restart = tf.compat.v1.Event(
     wall_time=time.time(),

@@ -12,19 +12,21 @@ import numpy as np
 import tensorflow as tf
 
 from tf_audioset.evaluation import scoring
-from tf_audioset.runtime import distribution, gin_config, randomness
+from tf_audioset.runtime import distribution, gin_config
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import export
 from tf_audioset.training import (
   checkpoints,
+  dashboard,
   preemption,
   reporting,
+  run_data,
   workdir,
 )
 from tf_audioset.weights import pretrained
 
-# Augmented clips that TensorBoard shows.
-_NUM_PICTURES = 4
+# Sets of pictures that TensorBoard shows after the first, over a run.
+_NUM_PICTURES = 10
 
 
 class Run:
@@ -60,19 +62,18 @@ class Run:
       self._open_workdir()
       self._begin_reports(step)
       batches = self._batches(step)
-      bad_records = 0  # Since the epoch began.
       while True:
         if step and step % self._steps_per_epoch == 0:
           # Saved already: after a stop in here, it is made again.
           self._validate(step)
-          bad_records = 0
+          self._bad_records.assign(0)
         if step >= self._total_steps:
           break
         stop.postpone()
         num_steps = self._steps_to(step)
         values = self._train(batches, step, num_steps)
-        bad_records += values["bad_records"]
-        self._check(values, bad_records)
+        self._bad_records.assign_add(values["bad_records"])
+        self._check(values)
         begin, step = step, step + num_steps
         self._report.loop(step, num_steps, values)
         is_stopping = distribution.any_process(self._strategy, stop.is_wanted)
@@ -88,9 +89,9 @@ class Run:
   def _build(self) -> None:
     """Finds the data and makes everything that has variables."""
     experiment, strategy = self._experiment, self._strategy
-    self._training, self._validation = experiment.splits(
-      strategy, self._data_dir
-    )
+    self._data = experiment.splits(strategy, self._data_dir)
+    self._training = self._data.training
+    self._validation = self._data.validation
     self._steps_per_epoch = max(
       1, self._training.num_clips // experiment.global_batch_size
     )
@@ -100,9 +101,16 @@ class Run:
       num_classes=len(self._training.classes),
       steps_per_epoch=self._steps_per_epoch,
     )
+    self._remarks = run_data.check_labels(
+      self._data,
+      self._parts.tagger.loss_function,
+      needs_metrics=experiment.exported == "best",
+    )
     with strategy.scope():
       self._best_map = tf.Variable(-1.0, trainable=False)
       self._best_step = tf.Variable(0, trainable=False, dtype=tf.int64)
+      # Those since the epoch began.
+      self._bad_records = tf.Variable(0, trainable=False, dtype=tf.int64)
     # What gin has not been asked for by now is a mistake.
     gin_config.check_all_used()
 
@@ -118,6 +126,7 @@ class Run:
       optimizer=optimizer,
       best_map=self._best_map,
       best_step=self._best_step,
+      bad_records=self._bad_records,
     )
     self._best = self._checkpoints("best", 1, model=tagger)
     if self._newest.newest:
@@ -126,8 +135,14 @@ class Run:
     self._restored = self._newest.restore()
     initial = self._experiment.initial_checkpoint
     if self._restored is None and initial:
-      classes = self._training.classes
-      print(pretrained.load(initial, tagger, classes), flush=True)
+      about = pretrained.load(
+        initial,
+        tagger,
+        self._training.classes,
+        config_gin=gin_config.operative(),
+        allow_other_features=self._experiment.allow_other_features,
+      )
+      print(about, flush=True)
     elif self._restored is None and tagger.is_backbone_frozen:
       raise UserError(
         "Tagger.freeze_backbone is True, but the weights are random: give "
@@ -149,6 +164,7 @@ class Run:
       keep,
       self._is_chief,
       self._has_peers,
+      may_lack=["bad_records"],
     )
 
   def _fixed(self) -> dict[str, object]:
@@ -156,8 +172,7 @@ class Run:
     tagger = self._parts.tagger
     classes = json.dumps(self._training.classes.to_json())
     return {
-      "model": f"{type(tagger.backbone).__name__}, "
-      f"{tagger.count_params()} parameters",
+      "model": workdir.model_of(tagger),
       "number of classes": len(self._training.classes),
       "class list": hashlib.sha256(classes.encode()).hexdigest()[:12],
       "global batch size": self._experiment.global_batch_size,
@@ -189,32 +204,45 @@ class Run:
       total_steps=self._total_steps,
       first_step=step,
       batch_size=batch_size,
+      classes=self._training.classes,
       is_chief=self._is_chief,
     )
+    self._report.config(gin_config.operative())
     if self._restored:
       self._report.say(f"continuing from {self._restored} at step {step}")
+    is_random = not self._restored and not experiment.initial_checkpoint
     self._report.say(
       f"{self._training.num_clips} training and {self._validation.num_clips} "
       f"validation clips, {num_classes} classes; "
       f"{distribution.describe(strategy)}; {self._total_steps} steps of "
       f"{batch_size} clips, from step {step}"
+      + (" and random weights" if is_random else "")
     )
-    if self._is_chief and step == 0:
-      self._report.pictures(self._augmented())
+    self._report.say(f"validation: {self._data.about}")
+    for line in self._remarks:
+      self._report.say(line)
+    if self._training.num_clips < batch_size:
+      self._report.say(
+        f"warning: a batch of {batch_size} clips is more than the "
+        f"{self._training.num_clips} there are: an epoch is one step, in which "
+        "clips come more than once: lower train.global_batch_size"
+      )
+    if step == 0:
+      self._show_pictures(0)
 
-  def _augmented(self) -> np.ndarray:
-    """Returns features of a few clips as the first step sees them."""
-    experiment, tagger = self._experiment, self._parts.tagger
-    batches = experiment.pipeline.training(
-      self._training,
-      num_classes=len(self._training.classes),
-      batch_size=experiment.global_batch_size,
-      seed=experiment.seed,
+  def _show_pictures(self, step: int) -> None:
+    """Shows how clips of a step are augmented."""
+    self._report.pictures(
+      step,
+      lambda: dashboard.augment(
+        self._parts.tagger,
+        self._experiment.pipeline,
+        self._training,
+        batch_size=self._experiment.global_batch_size,
+        seed=self._experiment.seed,
+        step=step,
+      ),
     )
-    waveform, targets, *_ = next(iter(batches.take(1)))
-    few = min(_NUM_PICTURES, experiment.global_batch_size)
-    seed = randomness.bits([2], [experiment.seed, 0])
-    return tagger.augmented(waveform[:few], targets[:few], seed)[0].numpy()
 
   def _batches(self, first_step: int) -> Iterator:
     experiment = self._experiment
@@ -258,17 +286,19 @@ class Run:
     with tf.profiler.experimental.Profile(self._workdir.join("summaries")):
       yield
 
-  def _check(self, values: dict, bad_records: int) -> None:
+  def _check(self, values: dict) -> None:
     """Refuses to go on after a loss that is not finite, or on broken data."""
     if values["first_bad_step"] >= 0:
       raise self._not_finite(
         "the loss or its gradient is", values["first_bad_step"]
       )
     allowed = self._experiment.pipeline.max_bad_records
-    if bad_records > allowed:
+    num_bad = int(self._bad_records.numpy())
+    if num_bad > allowed:
       raise UserError(
-        f"{bad_records} records of this epoch are bad, named above; "
-        f"Pipeline.max_bad_records is {allowed}."
+        f"{num_bad} records of this epoch are bad, named above; "
+        f"Pipeline.max_bad_records is {allowed}: raise it, or prepare the data "
+        "again (tools/inspect_records.py --validate names all that is bad)."
       )
 
   def _not_finite(self, what: str, at_step: int) -> UserError:
@@ -282,8 +312,9 @@ class Run:
     rate = self._parts.trainer.learning_rate(at_step)
     return UserError(
       f"{what} not finite in step {at_step}, counted from 0, learning rate "
-      f"{rate:.3g}; the newest checkpoint is {self._newest.newest or 'none'}; "
-      f"clips of the step: {', '.join(ids) or 'without ids'}"
+      f"{rate:.3g}; the newest checkpoint is {self._newest.newest or 'none'}. "
+      "Lower train.base_learning_rate, bind train.clip_norm = 1.0, or look for "
+      f"damage in the clips of the step: {', '.join(ids) or 'without ids'}"
     )
 
   def _is_checkpoint_due(self, begin: int, end: int) -> bool:
@@ -298,8 +329,11 @@ class Run:
 
   def _validate(self, step: int) -> None:
     """Scores the validation clips; saves the model if it is the best so far."""
-    result, thresholds, f1 = self._evaluator.evaluate(self._report.validating)
-    self._report.epoch(step, step // self._steps_per_epoch, result)
+    epoch = step // self._steps_per_epoch
+    result, thresholds, f1, loss = self._evaluator.evaluate(
+      self._report.validating
+    )
+    self._report.epoch(step, epoch, result, loss)
     if self._is_chief:
       self._workdir.write_thresholds(
         step, self._validation.num_clips, thresholds, f1
@@ -308,19 +342,28 @@ class Run:
     if np.isnan(mean_ap) and self._experiment.exported == "best":
       raise UserError(
         "train.exported = 'best': no checkpoint can be the best, as no class "
-        "has positive and negative validation clips."
+        "has positive and negative validation clips: validate on more clips, "
+        "or export the last."
       )
     if mean_ap > self._best_map.numpy():
       self._best_map.assign(mean_ap)
       self._best_step.assign(step)
       self._best.save(step)
+    every = max(1, self._experiment.num_epochs // _NUM_PICTURES)
+    # Without an index, all clips before these would be read.
+    can_seek = self._training.index is not None
+    if epoch % every == 0 and can_seek and step < self._total_steps:
+      self._show_pictures(step)
     self._report.resume_clock()
 
   def _export(self) -> None:
     exported = self._experiment.exported
     path = {"last": self._newest, "best": self._best}[exported].newest
     if path is None:  # best/ was deleted.
-      raise UserError(f"there is no {exported} checkpoint to export.")
+      raise UserError(
+        f"{self._workdir.join('best')} holds no checkpoint to export: export "
+        "the last, with --gin_bindings=\"train.exported = 'last'\"."
+      )
     folder = self._workdir.join("saved_model")
     self._experiment.export(
       path,
@@ -361,5 +404,5 @@ def _check_places(strategy, data_dir, workdir_path, data_workers) -> None:
   if data_workers:
     raise UserError(
       "--data_service is for a pipeline on this machine; the hosts of this "
-      "TPU are others."
+      "TPU are others: leave the flag out."
     )

@@ -67,7 +67,9 @@ class Trainer:
       self._first_bad_step = on_device(tf.constant(-1, tf.int64))
       self._bad_records = on_device(0)
 
-  @tf.function
+  # Without AutoGraph, which leaves the code that it generates in the folder of
+  # temporary files when the process ends as `cli.run` ends it.
+  @tf.function(autograph=False)
   def train(
     self, iterator: Iterator, num_steps: tf.Tensor
   ) -> dict[str, tf.Tensor]:
@@ -87,22 +89,30 @@ class Trainer:
       behind the host's back, as a TPU does, it may have been busy then).
     """
     self._begin_loop()
-    waited = tf.constant(0.0, tf.float64)
-    for _ in tf.range(num_steps):
-      # One at a time, or the wait for a batch would be counted while the step
-      # before is still at work. The pipeline prefetches in any case.
-      tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+
+    def step(done, waited):
       begin = tf.timestamp()
       with tf.control_dependencies([begin]):
-        batch = next(iterator)
+        batch = iterator.get_next()
       with tf.control_dependencies(
         tf.nest.flatten(batch, expand_composites=True)
       ):
         waited += tf.timestamp() - begin
       self._strategy.run(self._step, args=(batch,))
+      return done + 1, waited
+
+    # One at a time, or the wait for a batch would be counted while the step
+    # before is still at work. The pipeline prefetches in any case.
+    _, waited = tf.while_loop(
+      lambda done, _: done < num_steps,
+      step,
+      (0, tf.constant(0.0, tf.float64)),
+      parallel_iterations=1,
+    )
     self._average_statistics()
     return dict(self._end_loop(num_steps), input_wait_seconds=waited)
 
+  @tf.autograph.experimental.do_not_convert
   def train_on(
     self, waveforms: tf.Tensor, targets: tf.Tensor
   ) -> dict[str, tf.Tensor]:
@@ -120,8 +130,12 @@ class Trainer:
     """
     self._begin_loop()
     num_steps = waveforms.shape[0]
-    for i in tf.range(num_steps):
+
+    def step(i):
       self._strategy.run(self._step, args=((waveforms[i], targets[i]),))
+      return (i + 1,)
+
+    tf.while_loop(lambda i: i < num_steps, step, (0,))
     return self._end_loop(num_steps)
 
   @tf.function(autograph=False)
@@ -155,7 +169,6 @@ class Trainer:
       "bad_records": self._bad_records.read_value(),
     }
 
-  @tf.autograph.experimental.do_not_convert
   def _average_statistics(self):
     """Makes batch norm's statistics, of which each replica has its own, equal.
 

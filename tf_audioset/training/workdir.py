@@ -58,6 +58,9 @@ class WorkDir:
       tf.io.gfile.makedirs(self.path)
     if self._lock is None and tf.io.gfile.exists(self.path):
       self._lock = storage.lock(self.path)
+      if self._lock is not None:  # What a killed run left half written.
+        for folder in (self.path, self.join(_THRESHOLDS)):
+          storage.remove_stale_files(folder)
 
   def refuse_changes(self, fixed: dict[str, Any]) -> None:
     """Compares what must stay the same with what the run was begun with.
@@ -127,6 +130,33 @@ class WorkDir:
     )
 
 
+def model_of(tagger: tf.keras.Model) -> str:
+  """Returns what run.json says of a model, so that another one is refused.
+
+  A backbone that computes something else from the same weights than in earlier
+  versions has a `kind` that tells it from those.
+  """
+  kind = getattr(tagger.backbone, "kind", type(tagger.backbone).__name__)
+  return f"{kind}, {tagger.count_params()} parameters"
+
+
+def refuse_other_model(workdir: str, tagger: tf.keras.Model) -> None:
+  """Compares a model with the one that a work directory's run trained.
+
+  Raises:
+    UserError: If they differ.
+  """
+  path = os.path.join(workdir, _RUN)
+  with tf.io.gfile.GFile(path) as file:
+    trained = json.load(file).get("model")
+  if trained not in (None, model_of(tagger)):
+    raise UserError(
+      f"{path}: this run trained {trained}, which is not what config.gin makes "
+      f"with this version of the package, {model_of(tagger)}: take the version "
+      "that trained it, or train again."
+    )
+
+
 def thresholds_of(checkpoint: str, workdir: str) -> dict | None:
   """Returns what `write_thresholds` wrote for a checkpoint of this run."""
   step = _step_of(checkpoint, workdir)
@@ -159,7 +189,7 @@ def read_run(workdir: str) -> tuple[labels.ClassList, str]:
   except (ValueError, tf.errors.NotFoundError) as e:
     raise UserError(
       f"{workdir}: no work directory of a training run, which would hold "
-      f"{_RUN} and {_CONFIG}."
+      f"{_RUN} and {_CONFIG}: give what --workdir was in training."
     ) from e
   if "classes" not in run:
     raise UserError(

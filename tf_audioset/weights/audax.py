@@ -10,14 +10,16 @@ architectures is in `gin/audax/`.
 
 from __future__ import annotations
 
-import msgpack
 import numpy as np
 import tensorflow as tf
 
 from tf_audioset.runtime.errors import UserError
+from tf_audioset.weights import weight_files
 
-# flax's msgpack extension types of an array and of a NumPy scalar.
-_ARRAY_TYPES = (1, 3)
+
+def gin_file(model: str) -> str:
+  """Returns the experiment of a model, one of `MODELS`."""
+  return f"gin/audax/{model}.gin"
 
 
 def read_checkpoint(path: str) -> dict[str, np.ndarray]:
@@ -32,41 +34,15 @@ def read_checkpoint(path: str) -> dict[str, np.ndarray]:
   Raises:
     UserError: If it is no checkpoint of flax, or not the whole of one.
   """
-  try:
-    with tf.io.gfile.GFile(path, "rb") as file:
-      content = file.read()
-  except tf.errors.OpError as e:
-    raise UserError(f"{path}: cannot be read: {e.message}") from e
-  try:
-    tree = msgpack.unpackb(content, ext_hook=_array, strict_map_key=False)
-    return {
-      **_flatten(tree["params"], "params"),
-      **_flatten(tree.get("frozen_params") or {}, "params"),
-      **_flatten(tree.get("batch_stats") or {}, "batch_stats"),
-    }
-  # msgpack raises what it likes, of several families.
-  except Exception as e:
-    raise UserError(
-      f"{path}: not a whole checkpoint in flax's msgpack form "
-      f"({type(e).__name__}: {e})."
-    ) from e
-
-
-def _array(kind: int, content: bytes):
-  if kind not in _ARRAY_TYPES:
-    return msgpack.ExtType(kind, content)
-  shape, dtype, values = msgpack.unpackb(content)
-  return np.frombuffer(values, np.dtype(dtype)).reshape(shape)
-
-
-def _flatten(tree, path: str) -> dict[str, np.ndarray]:
-  if not isinstance(tree, dict):
-    return {path: np.asarray(tree)}
-  return {
-    key: value
-    for name, branch in tree.items()
-    for key, value in _flatten(branch, f"{path}/{name}").items()
+  arrays = {
+    # An encoder that was not trained is elsewhere.
+    name.replace("frozen_params/", "params/", 1): array
+    for name, array in weight_files.read(path).items()
+    if name.startswith(("params/", "frozen_params/", "batch_stats/"))
   }
+  if not arrays:
+    raise UserError(f"{path}: no checkpoint of flax: it holds no params.")
+  return arrays
 
 
 def num_classes(arrays: dict[str, np.ndarray]) -> int:

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One recording through libsndfile, or through FFmpeg (PyAV).
+
+Every exception of these libraries, of whatever class, becomes an AudioError:
+one bad file must not end the work on all others. Only their calls stand under
+that guard, so that a fault of this package keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import av
+import miniaudio
+import numpy as np
+import soundfile
+
+from tf_audioset.data.audio_bytes import AudioError, Bytes, Part, Window
+from tf_audioset.runtime.errors import UserError
+
+# More frames than anything has: libsndfile's word for a length it cannot tell.
+_ENDLESS = 1 << 60
+
+
+class Block(NamedTuple):
+  """Some decoded sound."""
+
+  channels: np.ndarray  # float32 [num_frames, num_channels]
+  rate_hz: int
+
+
+@contextlib.contextmanager
+def reading(path, doing: str = "cannot be read as audio"):
+  """Makes every exception within an AudioError that names the file."""
+  try:
+    yield
+  except AudioError:
+    raise
+  except Exception as e:
+    raise AudioError(f"{path}: {doing} ({reason_of(e)})") from e
+
+
+def reason_of(error: Exception) -> str:
+  """Returns a library's own words, without those that name the file again."""
+  for name in ("error_string", "strerror"):
+    if words := getattr(error, name, None):
+      return str(words).strip()
+  return str(error) or type(error).__name__
+
+
+class SndfileDecoder:
+  """Decodes a recording by libsndfile.
+
+  Attributes:
+    promised_seconds: The length by the header; None if it states none.
+    estimated_seconds: 0; it has no other.
+    remarks: What was found odd.
+  """
+
+  def __init__(self, path, file: Bytes, part: Part):
+    """Opens the recording.
+
+    Raises:
+      AudioError: If libsndfile cannot.
+    """
+    self._path, self._bytes, self._part = path, file, part
+    self.estimated_seconds = 0.0
+    self.remarks = []
+    source = file.file
+    if part.prefix or (part.begin, part.end) != (0, file.size):
+      source = Window(file.file, part)
+    source.seek(0)
+    self._source = source
+    with reading(path):
+      if source is file.file and not isinstance(source, io.BytesIO):
+        # Without a detour through Python.
+        self._file = _ReadThrough(source.fileno(), closefd=False)
+      else:
+        self._file = _ReadThrough(source)
+      if self._file.subtype.startswith("MPEG"):
+        self._file.close()
+        raise UserError("libsndfile trusts an estimate of its length")
+    self._is_flac = self._file.format == "FLAC"
+    self.promised_seconds = None
+    if self._file.frames < _ENDLESS:
+      seconds = self._file.frames / self._file.samplerate
+      self.promised_seconds = seconds / part.kept
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._file.close()
+
+  def blocks(self, block_seconds: float) -> Iterator[Block]:
+    """Decodes to the end; see `audio_decoding.Recording.blocks`."""
+    rate_hz, missing = self._file.samplerate, self._file.frames
+    block_frames = max(round(block_seconds * rate_hz), 1)
+    num_frames = 0
+    while missing:
+      try:
+        with reading(
+          self._path, f"cannot be decoded beyond {num_frames / rate_hz:.1f} s"
+        ):
+          channels = self._file.read(
+            min(block_frames, missing), dtype="float32", always_2d=True
+          )
+      except AudioError:
+        if not self._is_flac:
+          raise
+        yield from self._broken_flac(num_frames, block_frames)
+        return
+      if not len(channels):
+        return
+      skipped = max(self._part.skipped_frames - num_frames, 0)
+      num_frames += len(channels)
+      missing -= len(channels)
+      if skipped < len(channels):
+        yield Block(channels[skipped:], rate_hz)
+
+  def has_unread(self) -> bool:
+    """Returns whether bytes are left behind all that was decoded."""
+    num_bytes = self._part.end - self._part.begin + len(self._part.prefix)
+    return self._source.tell() < num_bytes
+
+  def _broken_flac(self, num_frames, block_frames):
+    """What dr_flac makes of a file that was cut off or damaged, from there."""
+    with reading(self._path, "cannot be read as audio: broken FLAC"):
+      window = Window(self._bytes.file, self._part)
+      decoded = miniaudio.flac_read_f32(window.read())
+      channels = np.asarray(decoded.samples, np.float32)
+      channels = channels.reshape(-1, decoded.nchannels)
+    if self.promised_seconds is None:
+      self.remarks.append("is broken, and says no length: some may be missing")
+    elif len(channels) >= self._file.frames:
+      # It goes on behind a frame whose checksum is wrong, which it repeats.
+      raise AudioError(f"{self._path}: cannot be read as audio (damaged FLAC)")
+    for begin in range(num_frames, len(channels), block_frames):
+      block = channels[begin : begin + block_frames]
+      yield Block(block, decoded.sample_rate)
+
+
+class _ReadThrough(soundfile.SoundFile):
+  """Is not sought in: soundfile seeks after each read to where it is.
+
+  A decoder that seeks has lost what its next frames need.
+  """
+
+  def seekable(self):
+    return False
+
+
+class AvDecoder:
+  """Decodes a recording by FFmpeg.
+
+  Attributes:
+    promised_seconds: The length by the header; None if it states none.
+    estimated_seconds: FFmpeg's estimate; 0 if there is none.
+    format: FFmpeg's name of the container.
+    remarks: What was found odd.
+  """
+
+  def __init__(self, path, file: Bytes, part: Part):
+    """Opens the recording.
+
+    Raises:
+      AudioError: If FFmpeg cannot, or if it is a film without sound.
+    """
+    self._path = path
+    self.remarks = []
+    window = Window(file.file, part)
+    doing = "cannot be read as audio"
+    if part.cut:
+      doing += f": {part.cut}; was it cut off?"
+    with reading(path, doing):
+      self._container = av.open(
+        window,
+        # Names and comments may be in any coding.
+        metadata_errors="ignore",
+        # A file cannot make FFmpeg read another one.
+        container_options={"protocol_whitelist": "none"},
+      )
+      self.format = self._container.format.name
+      streams = list(self._container.streams.audio)
+      num_streams = len(self._container.streams)
+    try:
+      if not streams:
+        raise AudioError(f"{path}: holds no sound")
+      usable = [s for s in streams if s.codec_context is not None]
+      if not usable:
+        codec = _codec_in(file, part)
+        raise AudioError(f"{path}: its codec ({codec}) cannot be decoded")
+    except AudioError:
+      self._container.close()
+      raise
+    self._stream = usable[0]
+    if len(streams) > 1:
+      number = 1 + streams.index(self._stream)
+      self.remarks.append(
+        f"holds {len(streams)} streams of sound; only number {number} is read"
+      )
+    self.estimated_seconds = (self._container.duration or 0) / av.time_base
+    self.promised_seconds = part.seconds
+    if part.is_length_known_to_ffmpeg and self._stream.duration:
+      self.promised_seconds = self._in_seconds(self._stream.duration)
+    if part.is_longest_stream and num_streams > 1:
+      self.promised_seconds = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._container.close()
+
+  def _in_seconds(self, time):
+    return float(time * self._stream.time_base)
+
+  def has_unread(self) -> bool:
+    """Returns False: it reads to the end."""
+    return False
+
+  def counted_seconds(self) -> float:
+    """Returns the sum of the lengths of all frames, without decoding them."""
+    with reading(self._path):
+      packets = self._container.demux(self._stream)
+      return self._in_seconds(sum(packet.duration or 0 for packet in packets))
+
+  def blocks(self, block_seconds: float) -> Iterator[Block]:
+    """Decodes to the end; see `audio_decoding.Recording.blocks`."""
+    frames = None
+    for frame in self._frames():
+      if frames is None or not frames.add(frame):
+        if frames:
+          yield frames.block()
+        frames = _Frames(self._path, frame, block_seconds)
+        frames.add(frame)
+    if frames:
+      yield frames.block()
+
+  def _frames(self):
+    """The frames that decode and are not empty."""
+    failure, has_sound, is_after_failure = None, False, False
+    for packet in self._packets():
+      # No `with reading()`, which costs as much as the rest of this.
+      try:
+        frames = packet.decode()
+      except Exception as e:
+        # Junk between frames is not decoded, either. Whether sound is missing
+        # is seen by the length.
+        failure = failure or e
+        is_after_failure = has_sound
+        continue
+      for frame in frames:
+        if frame.samples:
+          has_sound = True
+          yield frame
+      if frames and is_after_failure:
+        remark = "something between its frames cannot be decoded"
+        self.remarks += [remark] * (remark not in self.remarks)
+        is_after_failure = False
+    if failure and not has_sound:
+      with reading(self._path):
+        raise failure
+
+  def _packets(self):
+    packets, done = self._container.demux(self._stream), object()
+    while True:
+      try:
+        packet = next(packets, done)
+      except Exception as e:
+        if self.promised_seconds is None:
+          with reading(self._path, "cannot be read to its end"):
+            raise e
+        return  # The length, which is known, says more.
+      if packet is done:
+        return
+      yield packet
+
+
+# By FFmpeg's names of the types of samples; a "p" behind them is for planes.
+_TYPES = {
+  "u8": np.uint8,
+  "s16": np.int16,
+  "s32": np.int32,
+  "s64": np.int64,
+  "flt": np.float32,
+  "dbl": np.float64,
+}
+
+
+class _Frames:
+  """Collects frames of one kind for a block.
+
+  PyAV's own `to_ndarray` of each frame, and joining them, takes three times as
+  long as this copy.
+  """
+
+  def __init__(self, path, frame, block_seconds):
+    """Makes room for frames like this one, and for at least one."""
+    self._rate_hz = frame.sample_rate
+    self._format = frame.format.name
+    self._num_channels = frame.layout.nb_channels
+    self._is_planar = frame.format.is_planar
+    dtype = _TYPES.get(self._format[:-1] if self._is_planar else self._format)
+    if dtype is None:
+      raise AudioError(
+        f"{path}: has samples of a type ({self._format}) unknown"
+      )
+    room = max(round(block_seconds * self._rate_hz), frame.samples)
+    shape = (room, self._num_channels)
+    self._samples = np.empty(shape[::-1] if self._is_planar else shape, dtype)
+    self._room = room
+    self._length = 0
+
+  def add(self, frame) -> bool:
+    """Copies a frame; returns False if it does not fit or is of another kind.
+
+    Rate and channels may change in the middle of a stream.
+    """
+    num, begin = frame.samples, self._length
+    if (
+      begin + num > self._room
+      or frame.sample_rate != self._rate_hz
+      or frame.format.name != self._format
+      or frame.layout.nb_channels != self._num_channels
+    ):
+      return False
+    dtype = self._samples.dtype
+    if self._is_planar:
+      for samples, plane in zip(self._samples, frame.planes):
+        samples[begin : begin + num] = np.frombuffer(plane, dtype, num)
+    else:
+      plane = np.frombuffer(frame.planes[0], dtype, num * self._num_channels)
+      self._samples[begin : begin + num] = plane.reshape(num, -1)
+    self._length += num
+    return True
+
+  def block(self) -> Block:
+    """Returns the frames as floats."""
+    samples = self._samples.T if self._is_planar else self._samples
+    samples = samples[: self._length]
+    if samples.dtype == np.uint8:
+      samples = (samples.astype(np.float32) - 128) / 128
+    elif samples.dtype.kind == "i":
+      full_scale = np.float32(1 << (8 * samples.dtype.itemsize - 1))
+      samples = samples.astype(np.float32) / full_scale
+    return Block(samples.astype(np.float32, copy=False), self._rate_hz)
+
+
+def _codec_in(file: Bytes, part: Part) -> str:
+  """The name of the codec of sound by an MPEG-4 or Matroska header."""
+  place = file.find(b"soun", part.begin, part.end)
+  place = file.find(b"stsd", place, part.end) if place >= 0 else -1
+  name = file.read(place + 16, 4) if place >= 0 else b""
+  if not name:
+    matroska = re.search(rb"A_[A-Z0-9_/.-]+", file.read(part.begin, 1 << 16))
+    name = matroska[0] if matroska else b"unknown"
+  return name.decode("ascii", "replace")
