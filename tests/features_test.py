@@ -405,6 +405,24 @@ def test_hard_inputs_are_finite_and_of_the_right_shape(
 
 
 @pytest.mark.parametrize("engine", ["fft", "matmul"])
+def test_powers_are_limited_before_the_logarithm(engine):
+  """Silence, a faint sound, one of full scale and one far beyond it."""
+  noise = np.random.default_rng(0).normal(size=16000)
+  gains = np.array([[0.0], [3e-6], [0.3], [500.0]])
+  waveform = (gains * noise).astype(np.float32)
+  free, limited = (
+    features.LogMel(engine=engine, min_power=low, max_power=high)(waveform)
+    for low, high in ((1e-30, 1e30), (1e-8, 1e8))
+  )
+  low, high = np.log(1e-8), np.log(1e8)
+  np.testing.assert_allclose(limited, np.clip(free, low, high), atol=1e-6)
+  np.testing.assert_allclose(limited[0], low, rtol=1e-6)
+  for sound, limit in ((1, low), (3, high)):  # Cells on both sides of it.
+    assert 0.02 < np.mean(np.isclose(limited[sound], limit)) < 0.98
+  assert low < np.min(limited[2]) and np.max(limited[2]) < high
+
+
+@pytest.mark.parametrize("engine", ["fft", "matmul"])
 def test_ten_minutes_are_finite_and_of_the_right_shape(engine):
   samples = _square_wave(600 * 16000).astype(np.float32)
   out = features.LogMel(engine=engine)(samples[np.newaxis]).numpy()

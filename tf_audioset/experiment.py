@@ -294,8 +294,10 @@ class Experiment:
     Raises:
       UserError: If the checkpoint cannot be read or is another model's.
     """
+    tagger = self.restored_tagger(checkpoint, len(classes))
+    workdir_lib.refuse_other_model(workdir_path, tagger)
     export.export(
-      self.restored_tagger(checkpoint, len(classes)),
+      tagger,
       directory,
       classes=classes,
       min_samples=self.pipeline.crop_samples,
