@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Protocol
 
 import gin
 import tensorflow as tf
@@ -30,6 +31,23 @@ HEAD_CONTRACT = (
 )
 
 
+class Loss(Protocol):
+  """The contract of a loss; see `training/losses.py`."""
+
+  def __call__(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Computes the loss of each clip, float32 [batch]."""
+
+  def log_scores(self, logits: tf.Tensor) -> tf.Tensor:
+    """Computes the logarithms of the scores, like the logits."""
+
+
+class Augmentation(Protocol):
+  """The contract of SpecAugment and Mixup; see `training/augment.py`."""
+
+  def __call__(self, *arguments: tf.Tensor):
+    """Changes features, and targets with Mixup; the last is a seed."""
+
+
 @gin.register
 class Tagger(tf.keras.Model):
   """Front end, augmentation, backbone and head.
@@ -43,10 +61,10 @@ class Tagger(tf.keras.Model):
     num_classes: int,
     frontend: tf.keras.layers.Layer = gin.REQUIRED,
     backbone: tf.keras.layers.Layer = gin.REQUIRED,
-    loss: object = gin.REQUIRED,
+    loss: Loss = gin.REQUIRED,
     head: tf.keras.layers.Layer | None = None,
-    spec_augment: object | None = None,
-    mixup: object | None = None,
+    spec_augment: Augmentation | None = None,
+    mixup: Augmentation | None = None,
     dropout_rate: float = 0.0,
     freeze_backbone: bool = False,
   ):
@@ -66,8 +84,13 @@ class Tagger(tf.keras.Model):
         statistics of front end and backbone stay, and nothing is dropped in it.
 
     Raises:
-      UserError: If the dropout rate is not in [0, 1).
+      UserError: If the dropout rate is not in [0, 1), or the loss is none.
     """
+    if not hasattr(loss, "log_scores"):
+      raise UserError(
+        f"Tagger.loss is {_name(loss)}: a loss is called with targets and "
+        "logits and has log_scores, as @MultiLabel() and @MultiClass() do."
+      )
     # float32 whatever the policy: Keras would round the waveform.
     super().__init__(name="tagger", dtype=tf.float32)
     self.frontend = frontend
