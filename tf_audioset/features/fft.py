@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_audioset.features import stft as stft_lib
+from tf_audioset.runtime.errors import UserError
 
 # A CPU transforms so many frames at a time: their data stay in a core's cache.
 _PIECE_FRAMES = 256
@@ -29,7 +30,15 @@ class Fft:
     stft: stft_lib.Stft,
     filters: np.ndarray | None = None,
   ) -> tf.Tensor:
-    """Computes powers; see `engines`."""
+    """Computes powers; see `engines`.
+
+    Raises:
+      UserError: If it is for TFLite, which has no FFT of this length.
+    """
+    if self._is_for_tflite and stft.fft_samples & (stft.fft_samples - 1):
+      raise UserError(
+        f"FFT of {stft.fft_samples} samples: TFLite has only powers of two."
+      )
     padded = tf.pad(
       stft_lib.to_float(waveform),
       [[0, 0], [stft.edge, stft.edge]],

@@ -45,12 +45,12 @@ def power(
   if waveform.dtype == tf.int16:
     after, before = tf.cast(after, tf.int32), tf.cast(before, tf.int32)
     cosines, sines = cosines / 32768, sines / 32768
-  real = _exact_matmul(after + before, cosines, 3)
-  imaginary = _exact_matmul(after - before, sines, 3)
+  real = exact_matmul(after + before, cosines, 3)
+  imaginary = exact_matmul(after - before, sines, 3)
   bands = tf.square(real) + tf.square(imaginary)
   if filters is not None:
     # Nothing cancels in a sum of powers: 16 bits are enough, and half the work.
-    bands = _exact_matmul(bands, filters[bins], 2)
+    bands = exact_matmul(bands, filters[bins], 2)
   # Without the rows that only complete other frames, see `_halves`.
   first = _num_chunks(stft) - 1
   num_frames = stft.num_frames(stft_lib.sizes(waveform)[1])
@@ -63,7 +63,7 @@ def _middle(stft):
 
 
 def _num_chunks(stft):
-  """Returns how many chunks of a hop half a frame is in, the last one partly."""
+  """Returns how many chunks of a hop half a frame takes, rounded up."""
   return -(-(stft.window_samples - _middle(stft)) // stft.hop_samples)
 
 
@@ -170,7 +170,7 @@ def _clipped(number, high):
   return tf.clip_by_value(number, 0, high)
 
 
-def _exact_matmul(x, matrix, num_parts):
+def exact_matmul(x, matrix, num_parts):
   """Computes `x @ matrix` of parts that bfloat16 holds.
 
   Args:
