@@ -9,6 +9,7 @@ from typing import Protocol
 import gin
 import tensorflow as tf
 
+from tf_audioset.features import stft
 from tf_audioset.models import stochastic
 from tf_audioset.runtime import gin_config, randomness
 from tf_audioset.runtime.errors import UserError
@@ -16,7 +17,8 @@ from tf_audioset.runtime.errors import UserError
 FRONTEND_CONTRACT = (
   "a front end is called with waveforms, float32 [batch, num_samples], and, if "
   "it has these parameters, with engine, a str or None, and training, a bool; "
-  "it returns features, "
+  "one whose attribute takes_int16 is true also gets int16 waveforms; it "
+  "returns features, "
   "float32 [batch, num_frames, num_bands]"
 )
 BACKBONE_CONTRACT = (
@@ -206,7 +208,9 @@ class Tagger(tf.keras.Model):
     options = {"engine": engine} if self._frontend_has_engines else {}
     if self._frontend_trains:
       options["training"] = training
-    features = self.frontend(to_float(waveform), **options)
+    if not getattr(self.frontend, "takes_int16", False):
+      waveform = stft.to_float(waveform)
+    features = self.frontend(waveform, **options)
     if not tf.is_tensor(features) or features.shape.rank != 3:
       raise UserError(
         f"{_name(self.frontend)} returned {_described(features)}: "
@@ -256,13 +260,6 @@ class Tagger(tf.keras.Model):
     if self._mixup is not None:
       features, targets = self._mixup(features, targets, mix_seed)
     return features, targets
-
-
-def to_float(waveform: tf.Tensor) -> tf.Tensor:
-  """int16 to float32 in [-1, 1); float32 stays as it is."""
-  if waveform.dtype == tf.int16:
-    return tf.cast(waveform, tf.float32) / 32768.0
-  return waveform
 
 
 def _takes(part, parameter: str) -> bool:
