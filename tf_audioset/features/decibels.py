@@ -119,7 +119,9 @@ class DecibelMel(tf.keras.layers.Layer):
     Returns:
       float32 [batch, num_frames, num_mels], in decibels of the mel power.
     """
-    power = self._powers(waveform, engines.choose(engine or self._engine))
+    power = self._powers(
+      tf.convert_to_tensor(waveform), engines.choose(engine or self._engine)
+    )
     decibels = tf.math.log(tf.maximum(power, self._min_power)) * (
       10 / np.log(10)
     )
