@@ -18,7 +18,7 @@ _SIGNATURES = (
   ("au", 0, b"dns."),  # Little-endian.
   ("amr", 0, b"#!AMR"),
   ("mp3", 0, b"APETAGEX"),
-  ("adts", 0, b"ADIF"),
+  ("adif", 0, b"ADIF"),
   ("ac3", 0, bytes.fromhex("0b77")),
   ("dts", 0, bytes.fromhex("7ffe8001")),
   ("flv", 0, b"FLV\x01"),
@@ -119,7 +119,7 @@ def container_of(head: bytes) -> str | None:
   packets = head[::_TRANSPORT_PACKET_BYTES]
   if len(packets) > 3 and set(packets) == {0x47}:
     return "mpegts"
-  return frames_in(head)
+  return frames_in(head)[0]
 
 
 def id3_bytes(head: bytes) -> int:
@@ -131,8 +131,12 @@ def id3_bytes(head: bytes) -> int:
   return 10 + size + (10 if has_footer else 0)
 
 
-def frames_in(head: bytes) -> str | None:
-  """Finds "mp3" or "adts", whose only sign is a chain of frames; else None."""
+def frames_in(head: bytes) -> tuple[str | None, int]:
+  """Finds the first chain of frames, the only sign of MPEG audio and of ADTS.
+
+  Returns:
+    "mp3" or "adts", and where its first frame begins; None and 0 without any.
+  """
   start = -1
   while (start := head.find(b"\xff", start + 1)) >= 0:
     place, num_frames, kind = start, 0, None
@@ -148,8 +152,8 @@ def frames_in(head: bytes) -> str | None:
       num_frames += 1
     is_whole_file = start == 0 and place == len(head) and num_frames
     if num_frames >= (2 if start == 0 else 3) or is_whole_file:
-      return kind
-  return None
+      return kind, start
+  return None, 0
 
 
 def _kind_of_frame(header):

@@ -34,26 +34,34 @@ _FOR_LIBSNDFILE = {
   "caf": audio_headers.caf,
   "flac": audio_streams.whole,  # And `flac_rest`, when that is decoded.
   **dict.fromkeys(
-    ("avr", "ircam", "nist", "paf", "pvf", "svx", "wve", "xi"),
-    audio_streams.whole,
+    ("avr", "ircam", "paf", "pvf", "wve", "xi"), audio_streams.whole
   ),
 }
 _FOR_FFMPEG = {
   "mp3": audio_streams.mp3,
+  "adts": audio_streams.mp3,
   "ogg": audio_streams.ogg,
   "mp4": audio_streams.mp4,
   "matroska": audio_streams.matroska,
   "asf": audio_streams.asf,
   "avi": audio_streams.avi,
+  **dict.fromkeys(
+    ("ape", "dsf", "musepack", "nist", "tak", "tta", "wavpack"),
+    audio_streams.counted,
+  ),
 }
 # FFmpeg finds a frame of these in any large file.
 _WEAK_FORMATS = ("aac", "ac3", "dts", "eac3", "loas", "mp3")
 # By how much a header may promise more than there is. Recorders count their own
-# header as samples, encoders a few frames that they drop; FFmpeg's copies of
-# parts of films, more of them.
+# header as samples, encoders count frames that they drop. FFmpeg's copies of
+# parts of files promise up to two frames too many, of at most 2048 samples.
 _SLACK_SECONDS = 0.1
-_FILM_SLACK_SECONDS = 0.5
+_COPY_SLACK_SAMPLES = 3 * 2048
 _FILMS = ("mp4", "matroska", "asf", "avi")
+# Their parts were found before, or there is only an index behind the sound.
+_CHECKED = ("wav", "rf64", "w64", "aiff", "au", "caf", *_FILMS)
+# FFmpeg reads ahead less than this.
+_MANY_BYTES = 1 << 16
 
 
 class Recording:
@@ -125,12 +133,11 @@ class Recording:
         for block in decoder.blocks(block_seconds):
           num_frames[block.rate_hz] += len(block.channels)
           yield block
-        if self.container == "flac" and decoder.has_unread():
-          self._parts += audio_streams.flac_rest(self._bytes, part)
         seconds = sum(n / rate_hz for rate_hz, n in num_frames.items())
-        self._add_remarks(part.remarks)
-        self._add_remarks(decoder.remarks)
-        self._check_length(part, decoder.promised_seconds, seconds)
+        self._add_remarks([*part.remarks, *decoder.remarks])
+        self._check_rest(part, decoder.num_unread())
+        slack = self._slack_seconds(part, decoder, min(num_frames, default=1))
+        self._check_length(part, decoder.promised_seconds, seconds, slack)
       self._done_seconds.append(seconds)
 
   def seconds(self) -> float:
@@ -145,7 +152,7 @@ class Recording:
         stated = decoder.promised_seconds
       if stated is None:
         with AvDecoder(self.path, self._bytes, part) as decoder:
-          stated = decoder.counted_seconds()
+          stated = decoder.counted_seconds() or decoder.estimated_seconds
       total += stated
     return total
 
@@ -167,7 +174,8 @@ class Recording:
         part = Part(0, self._bytes.size)
         with AvDecoder(self.path, self._bytes, part) as decoder:
           found = decoder.format
-        frames = audio_containers.frames_in(self._bytes.read(0, 1 << 20))
+        head = self._bytes.read(0, audio_streams.LEAD_BYTES)
+        frames, _ = audio_containers.frames_in(head)
         if found not in _WEAK_FORMATS or frames:
           self.container = frames
           return
@@ -187,7 +195,24 @@ class Recording:
       except AudioError:
         raise e from None
 
-  def _check_length(self, part, promised, seconds):
+  def _check_rest(self, part, num_unread):
+    """Looks for more behind what a decoder thought to be all."""
+    if num_unread and self.container == "flac":
+      self._parts += audio_streams.flac_rest(self._bytes, part)
+    elif num_unread > _MANY_BYTES and self.container not in _CHECKED:
+      self._add_remarks(
+        [f"has {num_unread} bytes at its end that are not read"]
+      )
+
+  def _slack_seconds(self, part, decoder, rate_hz):
+    if self.container == "flac":
+      return 0.0
+    is_doubtful = part.cut or decoder.has_failed
+    if self.container not in (*_FILMS, "ogg") or is_doubtful:
+      return _SLACK_SECONDS
+    return max(_SLACK_SECONDS, _COPY_SLACK_SAMPLES / rate_hz)
+
+  def _check_length(self, part, promised, seconds, slack):
     if promised is None and part.kept < 1:
       promised = seconds / part.kept
     if promised is None:
@@ -197,9 +222,6 @@ class Recording:
           "decoded"
         )
       return
-    slack = 0.0 if self.container == "flac" else _SLACK_SECONDS
-    if self.container in _FILMS and not part.cut:
-      slack = _FILM_SLACK_SECONDS
     decoded, stated = _unequal(seconds, promised)
     if seconds + slack < promised:
       raise AudioError(
