@@ -215,7 +215,7 @@ class Recording:
   def _check_length(self, part, promised, seconds, slack):
     if promised is None and part.kept < 1:
       promised = seconds / part.kept
-    if promised is None:
+    if not promised:
       if part.cut:
         raise AudioError(
           f"{self.path}: is cut off ({part.cut}); {seconds:.1f} s of it can be "

@@ -215,6 +215,7 @@ class AvDecoder:
       self._container.close()
       raise
     self._stream = usable[0]
+    self._codec = _best_decoder(self._stream.codec_context)
     if len(streams) > 1:
       number = 1 + streams.index(self._stream)
       self.remarks.append(
@@ -251,7 +252,7 @@ class AvDecoder:
   def blocks(self, block_seconds: float) -> Iterator[Block]:
     """Decodes to the end; see `audio_decoding.Recording.blocks`."""
     frames, seconds = None, 0.0
-    is_lossy = not self._stream.codec_context.name.startswith("pcm_")
+    is_lossy = not self._codec.name.startswith("pcm_")
     for frame in self._frames():
       seconds += frame.samples / frame.sample_rate
       if frames is None or not frames.add(frame):
@@ -264,10 +265,18 @@ class AvDecoder:
     self._compare_times(seconds)
 
   def _compare_times(self, seconds):
-    """Remarks on what is missing, where no header states the sound's length."""
-    if self.promised_seconds is not None or self._first_time is None:
+    """Compares what was decoded with the times that the packets bear."""
+    if self._first_time is None:
       return
     span = self._in_seconds(self._last_time - self._first_time)
+    if self.format == "ogg" and seconds > 1.5 * span + 0.5:
+      # FFmpeg 7 fills up Speex with silence.
+      raise AudioError(
+        f"{self._path}: its decoder ({self._codec.name}) makes {seconds:.1f} s "
+        f"of {span:.1f} s"
+      )
+    if self.promised_seconds is not None:
+      return
     if span > seconds + _GAP_SECONDS:
       self.remarks.append(f"has gaps: {seconds:.1f} s of sound in {span:.1f} s")
     if self._film_seconds > seconds + _SHORTER_SECONDS:
@@ -282,7 +291,7 @@ class AvDecoder:
     for packet in self._packets():
       # No `with reading()`, which costs as much as the rest of this.
       try:
-        frames = packet.decode()
+        frames = self._codec.decode(packet)
       except Exception as e:
         # Junk between frames is not decoded, either. Whether sound is missing
         # is seen by the length.
@@ -397,6 +406,23 @@ class _Frames:
     if self._is_lossy:
       np.clip(samples, -_MAX_LOSSY_PEAK, _MAX_LOSSY_PEAK, out=samples)
     return Block(samples, self._rate_hz)
+
+
+def _best_decoder(codec):
+  """The decoder that FFmpeg prefers, but libopus for Opus.
+
+  FFmpeg's own decoder of Opus loses most of the amplitude for 0.15 s where a
+  stream changes from the mode for speech to that for music.
+  """
+  if codec.name != "opus" or not codec.extradata:
+    return codec
+  try:
+    libopus = av.CodecContext.create("libopus", "r")
+  except ValueError:  # Not every FFmpeg has it.
+    return codec
+  libopus.extradata = codec.extradata
+  libopus.options = {"request_sample_fmt": "flt"}
+  return libopus
 
 
 def _codec_in(file: Bytes, part: Part) -> str:
