@@ -23,6 +23,9 @@ _SIGNATURES = (
   ("dts", 0, bytes.fromhex("7ffe8001")),
   ("flv", 0, b"FLV\x01"),
   ("mpeg", 0, bytes.fromhex("000001ba")),
+  ("mxf", 0, bytes.fromhex("060e2b34020501010d010201")),
+  ("nut", 0, b"nut/multimedia container"),
+  ("wtv", 0, bytes.fromhex("b7d800203749da11")),
   ("realmedia", 0, b".RMF"),
   ("realmedia", 0, b".ra\xfd"),
   ("ape", 0, b"MAC "),
@@ -47,6 +50,7 @@ _FORMS = {
   (b"RIFF", b"WAVE"): "wav",
   (b"RIFX", b"WAVE"): "wav",
   (b"RIFF", b"AVI "): "avi",
+  (b"RIFF", b"XWMA"): "xwma",
   (b"RF64", b"WAVE"): "rf64",
   (b"BW64", b"WAVE"): "rf64",
   (b"FORM", b"AIFF"): "aiff",
@@ -59,7 +63,6 @@ _FORMS = {
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"pnot")
 _MP4_PADDING = (b"wide", b"free", b"skip")  # Words of a text, too.
 _PICTURE_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis")
-_TRANSPORT_PACKET_BYTES = 188
 
 # What `other_kind_of` says of what it does not know either.
 UNKNOWN = "of no known audio format"
@@ -116,9 +119,9 @@ def container_of(head: bytes) -> str | None:
     return "mp4"
   if head[4:8] in _MP4_PADDING and head[:1] == b"\0":
     return "mp4"
-  packets = head[::_TRANSPORT_PACKET_BYTES]
-  if len(packets) > 3 and set(packets) == {0x47}:
-    return "mpegts"
+  for packets in (head[::188], head[4::192]):  # Of discs, behind a time each.
+    if len(packets) > 3 and set(packets) == {0x47}:
+      return "mpegts"
   return frames_in(head)[0]
 
 

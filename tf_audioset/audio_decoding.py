@@ -8,14 +8,13 @@ Which of them is chosen by a file's content.
 from __future__ import annotations
 
 import collections
-import contextlib
 import io
 import os
 import stat
 from collections.abc import Iterator
 
 from tf_audioset import audio_containers, audio_headers, audio_streams
-from tf_audioset.audio_bytes import AudioError, Bytes, Part
+from tf_audioset.audio_bytes import AudioError, Bytes
 from tf_audioset.audio_libraries import (
   AvDecoder,
   Block,
@@ -50,8 +49,8 @@ _FOR_FFMPEG = {
     audio_streams.counted,
   ),
 }
-# FFmpeg finds a frame of these in any large file.
-_WEAK_FORMATS = ("aac", "ac3", "dts", "eac3", "loas", "mp3")
+# Others are those of broken headers; resampled, they would fill the memory.
+_MIN_RATE_HZ, _MAX_RATE_HZ = 100, 10_000_000
 # By how much a header may promise more than there is. Recorders count their own
 # header as samples, encoders count frames that they drop. FFmpeg's copies of
 # parts of files promise up to two frames too many, of at most 2048 samples.
@@ -93,7 +92,7 @@ class Recording:
         head = self._bytes.read(0, audio_containers.HEAD_BYTES)
       self.container = audio_containers.container_of(head)
       if not self.container:
-        self._check_unknown(head)
+        self.container = self._find_frames(head)
       begin = 0
       if head[:3] == b"ID3" and self.container not in ("mp3", "adts"):
         begin = audio_containers.id3_bytes(head)
@@ -131,6 +130,8 @@ class Recording:
       num_frames = collections.Counter()  # By rate.
       with self._decoder(part) as decoder:
         for block in decoder.blocks(block_seconds):
+          if not _MIN_RATE_HZ <= block.rate_hz <= _MAX_RATE_HZ:
+            raise AudioError(f"{self.path}: its rate is {block.rate_hz} Hz")
           num_frames[block.rate_hz] += len(block.channels)
           yield block
         seconds = sum(n / rate_hz for rate_hz, n in num_frames.items())
@@ -164,21 +165,17 @@ class Recording:
         total += decoder.promised_seconds or decoder.estimated_seconds
     return total
 
-  def _check_unknown(self, head):
-    """Raises an error for what is surely not audio."""
+  def _find_frames(self, head) -> str:
+    """Returns the container of sound that begins behind junk.
+
+    FFmpeg knows more containers, but also finds one in nearly any file.
+    """
     kind = audio_containers.other_kind_of(head)
-    may_follow = (audio_containers.UNKNOWN, audio_containers.ZEROS)
-    if kind in may_follow:
-      # FFmpeg knows more containers, and finds sound behind junk.
-      with contextlib.suppress(AudioError):
-        part = Part(0, self._bytes.size)
-        with AvDecoder(self.path, self._bytes, part) as decoder:
-          found = decoder.format
-        head = self._bytes.read(0, audio_streams.LEAD_BYTES)
-        frames, _ = audio_containers.frames_in(head)
-        if found not in _WEAK_FORMATS or frames:
-          self.container = frames
-          return
+    if kind in (audio_containers.UNKNOWN, audio_containers.ZEROS):
+      lead = self._bytes.read(0, audio_streams.LEAD_BYTES)
+      container, _ = audio_containers.frames_in(lead)
+      if container:
+        return container
     raise AudioError(f"{self.path}: cannot be read as audio (it is {kind})")
 
   def _add_remarks(self, remarks):
@@ -190,6 +187,10 @@ class Recording:
     try:
       return SndfileDecoder(self.path, self._bytes, part)
     except AudioError as e:
+      if part.cut:  # FFmpeg would look through all of it for a header.
+        raise AudioError(
+          f"{self.path}: cannot be read as audio ({part.cut}; was it cut off?)"
+        ) from e
       try:
         return AvDecoder(self.path, self._bytes, part)
       except AudioError:

@@ -27,6 +27,7 @@ _MANY_BYTES = 4096
 _UNKNOWN_64 = 1 << 62
 # More than any file has before its samples; ends the reading of nonsense.
 _MAX_CHUNKS = 10000
+_NO_SAMPLES = "no samples are behind its header"
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
@@ -84,7 +85,7 @@ def _span(
     return _Span(end, next_begin=max(place, 0))
   if count > there:
     if there <= 0:
-      return _Span(file.size, cut="it ends before its samples begin")
+      return _Span(file.size, cut=_NO_SAMPLES)
     return _Span(file.size, kept=there / count)
   end = begin + count
   # An odd chunk may have been written without its padding.
@@ -180,7 +181,7 @@ def _wav_part(file, begin):
         following, is_odd = following - 1, True
     place = following
   if head[:4] != b"data":
-    return Part(begin, file.size), 0  # libsndfile tells what is missing.
+    return Part(begin, file.size, cut=_NO_SAMPLES), 0
   first, count = place + 8, size
   if data_bytes_64 is not None and size == 0xFFFFFFFF:
     count = data_bytes_64 if 0 < data_bytes_64 < _UNKNOWN_64 else None
@@ -245,7 +246,7 @@ def _w64_part(file, begin):
     is_whole=True,
   )
   if not found:
-    return Part(begin, file.size), 0
+    return Part(begin, file.size, cut=_NO_SAMPLES), 0
   place, size = found
   span = _span(
     file,
@@ -266,7 +267,7 @@ def _aiff_part(file, begin):
     file, begin + 12, b"SSND", head_bytes=8, order="big", padding=2
   )
   if not found:
-    return Part(begin, file.size), 0
+    return Part(begin, file.size, cut=_NO_SAMPLES), 0
   place, size = found
   # Two numbers that nothing uses come before the samples, and are counted.
   first = place + 16
@@ -316,7 +317,7 @@ def _caf_part(file, begin):
     file, begin + 8, b"data", head_bytes=12, order="big", padding=1
   )
   if not found:
-    return Part(begin, file.size), 0
+    return Part(begin, file.size, cut=_NO_SAMPLES), 0
   place, size = found
   # Four bytes, the count of edits, come before the samples.
   first = place + 16
