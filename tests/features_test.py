@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests import reference, toy
 from tf_audioset import features
-from tf_audioset.models import cpu
+from tf_audioset.kernels import cpu
 
 
 def _worst_errors(actual, expected):

@@ -32,7 +32,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tf_audioset.models import cpu
+from tf_audioset.kernels import cpu
+from tf_audioset.runtime.errors import UserError
 
 ALIGNMENTS = ("centred", "audax")
 ENGINES = ("auto", "fft", "matmul", "fft32")
@@ -51,13 +52,13 @@ def hz_to_mel(frequency_hz: npt.ArrayLike, scale: str = "htk") -> np.ndarray:
       Toolbox", 1998).
 
   Raises:
-    ValueError: If the scale is unknown.
+    UserError: If the scale is unknown.
   """
   frequency_hz = np.asarray(frequency_hz, np.float64)
   if scale == "htk":
     return 2595.0 * np.log10(1.0 + frequency_hz / 700.0)
   if scale != "slaney":
-    raise ValueError(f"mel_scale {scale!r}: allowed are {MEL_SCALES}.")
+    raise UserError(f"mel_scale {scale!r}: allowed are {MEL_SCALES}.")
   octaves = np.log(np.maximum(frequency_hz, 1000.0) / 1000.0)
   return np.minimum(frequency_hz, 1000.0) * 3 / 200 + octaves * _SLANEY_SLOPE
 
@@ -97,14 +98,14 @@ def mel_filterbank(
     float64 [fft_samples // 2 + 1, num_mels].
 
   Raises:
-    ValueError: If the band edges are not 0 <= lower < upper <= Nyquist, there
+    UserError: If the band edges are not 0 <= lower < upper <= Nyquist, there
       is no filter, or the scale is unknown.
   """
   if num_mels < 1:
-    raise ValueError(f"num_mels is {num_mels}; at least 1 is needed.")
+    raise UserError(f"num_mels is {num_mels}; at least 1 is needed.")
   nyquist_hz = sample_rate_hz / 2
   if not 0 <= lower_hz < upper_hz <= nyquist_hz:
-    raise ValueError(
+    raise UserError(
       f"mel band edges {lower_hz} to {upper_hz} Hz: allowed is 0 <= lower < "
       f"upper <= {nyquist_hz} Hz, half the sample rate."
     )
@@ -151,18 +152,18 @@ def power_spectrogram(
     is window_samples // 2 (centred) or fft_samples // 2 (audax).
 
   Raises:
-    ValueError: If `alignment` or `engine` is unknown, or the window is longer
+    UserError: If `alignment` or `engine` is unknown, or the window is longer
       than the FFT, or than the 1638 samples that "matmul" sums exactly;
       or if "fft32" has an FFT that is no power of two.
   """
   if alignment not in ALIGNMENTS:
-    raise ValueError(f"alignment {alignment!r}: allowed are {ALIGNMENTS}.")
+    raise UserError(f"alignment {alignment!r}: allowed are {ALIGNMENTS}.")
   if engine == "fft32" and fft_samples & (fft_samples - 1):
-    raise ValueError(
+    raise UserError(
       f"FFT of {fft_samples} samples: TFLite has only powers of two."
     )
   if window_samples > fft_samples:
-    raise ValueError(
+    raise UserError(
       f"window of {window_samples} samples: allowed is at most the "
       f"{fft_samples} samples of the FFT."
     )
@@ -319,14 +320,14 @@ def fixed_point_matmul(
     float32 [..., m], or [..., 2 * m].
 
   Raises:
-    ValueError: If n is above 819.
+    UserError: If n is above 819.
 
   Reference: Ozaki et al., "Error-free transformations of matrix multiplication
   by using fast routines of matrix multiplication and its applications", 2012.
   """
   num_terms = len(b)
   if num_terms > _MAX_TERMS:
-    raise ValueError(
+    raise UserError(
       f"sums of {num_terms} terms are not exact; allowed are {_MAX_TERMS}."
     )
   # The longest sum is of num_slices * num_terms products of two halves of
@@ -507,7 +508,7 @@ def _bfloat16_parts(x: tf.Tensor) -> list[tf.Tensor]:
 def _resolve(engine: str) -> str:
   """The engine that "auto" stands for on this machine."""
   if engine not in ENGINES:
-    raise ValueError(f"engine {engine!r}: allowed are {ENGINES}.")
+    raise UserError(f"engine {engine!r}: allowed are {ENGINES}.")
   if engine != "auto":
     return engine
   # Not by the machine: a TPU's host also makes exports, for others.

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import toy
-from tf_audioset import (
-  config,
-  training,  # noqa: F401  Registers with gin all that the files bind.
-)
-from tf_audioset.models import convnext, efficientnet, resnet, weights
+from tests import command, toy
+from tf_audioset import experiment  # noqa: F401
+from tf_audioset.models import convnext, efficientnet, resnet, vit, weights
+from tf_audioset.runtime import gin_config  # noqa: F401
 
 _SEED = tf.constant([1, 2])
-_ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+_ROOT = command.ROOT
 
 
 def _num_trainable(model, channels=1):
@@ -74,7 +72,7 @@ def test_every_size_has_the_published_parameters(gin_file, monkeypatch):
     return add_weight(self, *args, **{**kwargs, "initializer": "zeros"})
 
   monkeypatch.setattr(tf.keras.layers.Layer, "add_weight", add_zeros)
-  config.load([gin_file])
+  gin_config.load([gin_file])
   families = {
     "res": resnet.ResNet,
     "eff": efficientnet.EfficientNet,
@@ -95,11 +93,14 @@ _SMALL = [
   lambda: resnet.ResNet(50, width=4),
   lambda: efficientnet.EfficientNet("b0"),
   lambda: convnext.ConvNeXt("tiny"),
+  lambda: vit.ViT("tiny", depth=2),
 ]
-_NAMES = ["resnet18", "resnet50", "efficientnet", "convnext"]
+_NAMES = ["resnet18", "resnet50", "efficientnet", "convnext", "vit"]
 
 
-@pytest.mark.parametrize("make", _SMALL, ids=_NAMES)
+# The transformer takes any number of frames, see tests/ced_test.py, but has a
+# table of its bands.
+@pytest.mark.parametrize("make", _SMALL[:-1], ids=_NAMES[:-1])
 def test_any_size_of_input_gives_a_finite_embedding(make):
   model = make()
   for num_frames, num_bands in ((32, 32), (101, 64), (77, 128), (40, 224)):
@@ -149,8 +150,17 @@ def test_every_parameter_gets_a_gradient(make):
       {"tiny": ((1, 2), (8, 16))},
       lambda: convnext.ConvNeXt("tiny", stochastic_depth_rate=0.5),
     ),
+    (
+      vit,
+      "_VARIANTS",
+      {"tiny": (16, 2)},
+      # In two chunks.
+      lambda: vit.ViT(
+        "tiny", depth=2, max_frames=48, stochastic_depth_rate=0.5
+      ),
+    ),
   ],
-  ids=["resnet", "efficientnet", "convnext"],
+  ids=["resnet", "efficientnet", "convnext", "vit"],
 )
 def test_training_forward_and_backward_are_tensorflows(
   monkeypatch, module, table, shortened, make, jit_compile
@@ -158,7 +168,8 @@ def test_training_forward_and_backward_are_tensorflows(
   """Eagerly, each op is TensorFlow's own."""
   monkeypatch.setattr(module, table, shortened)
   model = make()
-  features = tf.random.stateless_normal([8, 64, 32, 1], _SEED)
+  # Odd, so that a rest is left out or padded.
+  features = tf.random.stateless_normal([8, 69, 33, 1], _SEED)
   model(features)
 
   def gradients(features, seed):
@@ -215,13 +226,20 @@ def test_a_function_that_is_exported_makes_no_weights(make):
     elif before & of_weights and before <= of_weights | constants:
       of_weights.add(op)
       # These take no time; that of a bias does not matter.
-      is_free = op.type in ("Identity", "Reshape")
+      is_free = op.type in ("Identity", "Reshape", "StridedSlice")
       assert is_free or op.outputs[0].shape.rank < 2, op.name
   actual, expected = (
     tf.cast(x, tf.float32).numpy() for x in (concrete(features), expected)
   )
   # Two operations that are one in an export round once less.
   assert np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def test_a_transformer_refuses_other_bands_than_it_was_built_for():
+  model = vit.ViT(depth=1)
+  model(tf.zeros([1, 16, 64, 1]))
+  with pytest.raises(ValueError, match="8 patches in frequency.*built for 4"):
+    model(tf.zeros([1, 16, 128, 1]))
 
 
 def test_evaluation_is_deterministic_and_training_follows_the_seed():
@@ -244,6 +262,10 @@ def test_evaluation_is_deterministic_and_training_follows_the_seed():
     (lambda: resnet.ResNet(19), "depth is 19.*18, 34"),
     (lambda: efficientnet.EfficientNet("b9"), "'b9'.*b0"),
     (lambda: convnext.ConvNeXt("huge"), "'huge'.*tiny"),
+    (lambda: vit.ViT("huge"), "'huge'.*tiny"),
+    (lambda: vit.ViT(depth=0), "depth is 0; at least 1"),
+    (lambda: vit.ViT(max_frames=15), "patch_size is 16; allowed is 1 to"),
+    (lambda: vit.ViT()(tf.zeros([1, 32, 8, 1])), "features of 8 bands"),
   ],
 )
 def test_an_unknown_variant_is_refused(make, message):

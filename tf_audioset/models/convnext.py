@@ -9,16 +9,16 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset import config
+from tf_audioset.kernels import cpu, pooling
 from tf_audioset.models import (
   convolution,
-  cpu,
   depthwise,
   gelu,
-  pooling,
   stochastic,
   weights,
 )
+from tf_audioset.runtime import gin_config
+from tf_audioset.runtime.errors import UserError
 
 # Blocks and channels of the four stages: section 3.1 of the paper.
 _VARIANTS = {
@@ -29,6 +29,8 @@ _VARIANTS = {
   "xlarge": ((3, 3, 27, 3), (256, 512, 1024, 2048)),
 }
 _LAYER_SCALE = 1e-6
+# The stem reduces frames and bands by 4, three stages by 2 each.
+_REDUCTION = 32
 
 
 @gin.register
@@ -52,11 +54,11 @@ class ConvNeXt(tf.keras.Model):
       approximate_gelu: The tanh approximation of GELU (audax) or the exact.
 
     Raises:
-      ValueError: If there is no such variant, or the rate is not in [0, 1).
+      UserError: If there is no such variant, or the rate is not in [0, 1).
     """
     super().__init__(name="convnext")
     if variant not in _VARIANTS:
-      raise ValueError(
+      raise UserError(
         f"ConvNeXt.variant is {variant!r}; allowed are {[*_VARIANTS]}."
       )
     blocks_a_stage, channels_a_stage = _VARIANTS[variant]
@@ -64,14 +66,17 @@ class ConvNeXt(tf.keras.Model):
     for stage, (num_blocks, channels) in enumerate(
       zip(blocks_a_stage, channels_a_stage)
     ):
-      # The stem reduces by 4, then norms; the later reductions norm first.
+      # The stem reduces by 4, then norms; the later reductions norm first. None
+      # pads: what is left at an odd size is dropped, as in the paper's code.
       size = 2 if stage else 4
       reduction = [_conv(channels, size), _layer_norm()]
       if stage:
         reduction.reverse()
       blocks = [_Block(channels, approximate_gelu) for _ in range(num_blocks)]
       self.stages.append((reduction, blocks))
-    config.check_share("ConvNeXt.stochastic_depth_rate", stochastic_depth_rate)
+    gin_config.check_share(
+      "ConvNeXt.stochastic_depth_rate", stochastic_depth_rate
+    )
     num_blocks = sum(blocks_a_stage)
     self._drop_rates = [
       stochastic_depth_rate * i / (num_blocks - 1) for i in range(num_blocks)
@@ -96,8 +101,17 @@ class ConvNeXt(tf.keras.Model):
       float [batch, embedding_size], averaged over time and bands.
 
     Raises:
-      ValueError: If blocks are to be dropped without a seed.
+      UserError: If blocks are to be dropped without a seed, or there are fewer
+        frames or bands than the reductions take together.
     """
+    if any(
+      size is not None and size < _REDUCTION for size in features.shape[1:3]
+    ):
+      raise UserError(
+        f"ConvNeXt reduces frames and bands by {_REDUCTION} without padding: "
+        f"{features.shape[1]} frames of {features.shape[2]} bands are too few. "
+        "Take longer crops, more bands or a smaller hop."
+      )
     drop = stochastic.depth(self._drop_rates, features, seed, training=training)
     x = features
     number = 0
@@ -206,7 +220,7 @@ def _tanh_gelu(x):
 
 def _conv(channels, size):
   return convolution.Conv2D(
-    channels, size, size, padding="same", kernel_initializer=_initializer()
+    channels, size, size, padding="valid", kernel_initializer=_initializer()
   )
 
 
