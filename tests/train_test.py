@@ -414,6 +414,10 @@ def test_checkpoints_are_exported_as_versions(trained, tmp_path):
   [
     (["--checkpoint=none"], "no checkpoint none"),
     (["--checkpoint=last", "--version=1"], "has a version 1"),
+    (
+      ["--checkpoint=last", "--output_dir=/proc/none"],
+      "/proc/none: cannot be written to",
+    ),
   ],
 )
 def test_what_cannot_be_exported_is_told(trained, arguments, message):
