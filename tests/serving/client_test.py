@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tests import command, model_server, toy
 from tf_audioset.data import labels
-from tf_audioset.serving import client, export
+from tf_audioset.serving import client, export, prediction
 
 _KINDS = [client.Grpc, client.Rest]
 
@@ -271,8 +271,10 @@ def _client(*arguments):
 @pytest.mark.parametrize("kind", _KINDS)
 def test_the_client_tags_files_in_batches(server, model, kind, tmp_path):
   for i, seconds in enumerate((1, 1, 2, 1)):
-    soundfile.write(tmp_path / f"{i}.flac", _noise(seconds * 8000), 8000)
+    samples = _noise(seconds * 8000) if i else np.zeros(seconds * 8000)
+    soundfile.write(tmp_path / f"{i}.flac", samples, 8000)
   (tmp_path / "bad.wav").write_bytes(b"?")
+  (tmp_path / "notes.txt").touch()
   host = server.grpc_host
   arguments = []
   if kind is client.Rest:
@@ -284,6 +286,8 @@ def test_the_client_tags_files_in_batches(server, model, kind, tmp_path):
   )
   assert done.returncode == 1, done.stderr
   assert "bad.wav: cannot be read as audio" in done.stderr
+  assert f"{tmp_path}/0.flac: {prediction.SILENT}\n" in done.stderr
+  assert "passed over: 1 .txt\n" in done.stderr
   # Two requests are under way at a time.
   assert sorted(server.shapes) == [(1, 32000), (3, 16000)]
   exported = export.ExportedTagger(str(model))

@@ -211,7 +211,7 @@ _START = {
 
 
 def _gradients_of_all_sizes():
-  """Start and gradients of each step, float32; half of the tail is 0."""
+  """Float32 start values, and gradients of each step, some of which are 0."""
   rng = np.random.default_rng(0)
   start = {n: np.float32(make(rng)) for n, make in _START.items()}
   gradients = []

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import command, numpy_ced, reference, toy, weight_files_test
+from tests import command, numpy_ced, reference, toy
+from tests.weights import weight_files_test
 from tf_audioset import experiment  # noqa: F401
+from tf_audioset.commands import import_weights
 from tf_audioset.data import labels, records  # noqa: F401
 from tf_audioset.models import tagger  # noqa: F401
 from tf_audioset.runtime import gin_config  # noqa: F401
-from tf_audioset.serving import export  # noqa: F401
+from tf_audioset.serving import export, tflite  # noqa: F401
 from tf_audioset.weights import audax, ced, pretrained  # noqa: F401
-from tools import import_weights
 
 # Two blocks of the mini model.
 _MODEL, _WIDTH, _NUM_HEADS, _DEPTH = "ced_mini", 256, 4, 2
@@ -367,3 +368,19 @@ def test_a_packed_checkpoint_is_as_good_as_an_unpacked_one(arrays, tmp_path):
   ced.assign(read, other, _MODEL)
   for name, variable, convert in ced._pairs(other):
     np.testing.assert_array_equal(variable, convert(arrays[name]))
+
+
+def test_tflite_models_are_numpys_and_stay_near(arrays, model, exported):
+  lines = list(
+    tflite.write(model, str(exported), min_samples=2400, padding="zero")
+  )
+  assert len(lines) == 2 and "1_int8.tflite" in lines[1]
+  # Two chunks, and less than a patch.
+  for num_samples, padded in ((1020 * 160, 1020 * 160), (1000, 2400)):
+    waveform = _sound(num_samples)
+    missing = padded - num_samples
+    expected, _ = _expected(arrays, np.pad(waveform, (0, missing)))
+    for suffix, limit in (("", 1e-3), ("_int8", 0.1)):
+      content = pathlib.Path(f"{exported}{suffix}.tflite").read_bytes()
+      scores, _ = tflite.TFLiteTagger(content).score(waveform)
+      np.testing.assert_allclose(scores, expected, atol=limit)

@@ -5,20 +5,23 @@ r"""Tags audio files with a model that TensorFlow Serving serves.
   python tools/serve_client.py --rest --host HOST:8501 --model NAME FILE...
   python tools/serve_client.py --host HOST:8500 --load 1000 --concurrency 8 FILE
 
-FILE is an audio file, a folder or a pattern, as for tools/predict.py. It prints
-one line per class: file, score and name, separated by tabs. gRPC needs the
-package tensorflow-serving-api (pip install '.[serving]').
+FILE is an audio file, a folder, a pattern, a pipe or -, as for predict.py. It
+prints one line per class: file, score and name, separated by tabs. The exit
+code is 1 if a file could not be read. gRPC needs the package
+tensorflow-serving-api (pip install '.[serving]').
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import sys
+import tempfile
 import time
 
 from absl import flags
 
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("host", "localhost:8500", "HOST:PORT.")
@@ -64,10 +67,10 @@ flags.DEFINE_integer(
 
 def main(arguments: list[str]) -> int:
   # Imported late: a mistake in the flags is answered at once.
-  from tf_audioset.data import audio, labels
-  from tf_audioset.serving import client
+  from tf_audioset.data import labels
+  from tf_audioset.serving import client, inputs
 
-  files = audio.find_files(arguments)
+  files = inputs.Inputs(arguments)
   kind = client.Rest if FLAGS.rest else client.Grpc
   classes = None
   if FLAGS.class_labels_csv:
@@ -78,26 +81,43 @@ def main(arguments: list[str]) -> int:
     num_retries=0 if FLAGS.load else FLAGS.retries,
     classes=classes,
   )
-  return (_load if FLAGS.load else _tag)(tagger, files)
+  with tempfile.TemporaryDirectory() as folder:
+    files.copy_pipes(folder)
+    if files.passed_over():
+      print(f"serve_client: {files.passed_over()}", file=sys.stderr)
+    for failure in files.failures:
+      print(f"serve_client: error: {failure}", file=sys.stderr)
+    code = (_load if FLAGS.load else _tag)(tagger, files)
+  return 1 if files.failures or files.num_unreadable else code
 
 
 def _tag(tagger, files) -> int:
+  from tf_audioset.data import audio_files
   from tf_audioset.serving import prediction
 
   num_failed = 0
   is_terminal = sys.stdout.isatty() and sys.stderr.isatty()
-  with cli.progress_bar(len(files), "serve_client", "files") as bar:
+  with cli.progress_bar(
+    len(files.paths), "serve_client", "files", among_results=True
+  ) as bar:
     say = bar.write if is_terminal else print
+
+    def tell(text):
+      bar.write(f"serve_client: {text}", file=sys.stderr)
+
     for clip in prediction.score_files(
-      tagger, files, group_clips=FLAGS.batch_size
+      tagger, files.paths, group_clips=FLAGS.batch_size
     ):
       bar.update()
       if isinstance(clip, Exception):
-        print(f"serve_client: error: {clip}", file=sys.stderr)
+        tell(f"error: {files.shown(str(clip))}")
         num_failed += 1
         continue
+      name = audio_files.printable(files.given(clip.file))
       for i in (-clip.scores).argsort(kind="stable")[: FLAGS.top_k]:
-        say(f"{clip.file}\t{clip.scores[i]:.4f}\t{tagger.classes.names[i]}")
+        say(f"{name}\t{clip.scores[i]:.4f}\t{tagger.classes.names[i]}")
+      for remark in clip.remarks:
+        tell(f"{name}: {remark}")
   return 1 if num_failed else 0
 
 
@@ -109,8 +129,10 @@ def _load(tagger, files) -> int:
 
   waveforms = [
     audio.read_audio(file, sample_rate_hz=tagger.sample_rate_hz)[np.newaxis]
-    for file in files
+    for file in files.paths
   ]
+  if not waveforms:
+    raise UserError("no file can be read.")
 
   def request(i):
     start = time.perf_counter()

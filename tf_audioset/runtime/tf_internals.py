@@ -66,6 +66,14 @@ def schedule_of(optimizer: tf.keras.optimizers.Optimizer):
   return optimizer._learning_rate
 
 
+def adam_moments(
+  optimizer: tf.keras.optimizers.Adam, variable: tf.Variable
+) -> tuple[tf.Variable, tf.Variable]:
+  """Returns Adam's running means of a variable's gradient and its square."""
+  index = optimizer._index_dict[optimizer._var_key(variable)]
+  return optimizer._momentums[index], optimizer._velocities[index]
+
+
 def create_slots(
   optimizer: tf.keras.optimizers.legacy.Optimizer,
   variables: Sequence[tf.Variable],

@@ -185,7 +185,7 @@ _NORMS_AND_BIASES = r"\b(gamma|beta|bias|layer_scale)(/replica_\d+)?:\d+$"
 
 
 def _moments(owner, beta_1, beta_2, epsilon) -> dict[str, float]:
-  """Checks what Adam's kin have in common, as keyword arguments."""
+  """Returns the keyword arguments that Adam's kin share, checked."""
   gin_config.check_share(f"{owner}.beta_1", beta_1)
   gin_config.check_share(f"{owner}.beta_2", beta_2)
   if not epsilon > 0:  # Keras would take its default, 1e-7, for 0.
@@ -206,15 +206,17 @@ def adamw(
   """Adam with decoupled weight decay.
 
   Each step: p -= lr * (m_hat / (sqrt(v_hat) + epsilon) + weight_decay * p), so
-  the decay follows the schedule.
+  the decay follows the schedule. As in optax and PyTorch, epsilon stands beside
+  the corrected second moment. Keras and addons put it beside the other, which
+  differs where gradients are about as small: here most are, as the loss is a
+  mean over hundreds of classes.
 
   Args:
     schedule: Learning rate, lr, as a function of the step.
     weight_decay: Decay at a learning rate of 1.
     beta_1: Decay of the first moment, m.
     beta_2: Decay of the second moment, v.
-    epsilon: Keeps the quotient finite. It stands beside the root of the
-      corrected second moment, v_hat, as in optax and PyTorch.
+    epsilon: Keeps the quotient finite.
     decay_norms_and_biases: Whether scales, shifts and biases decay as well.
     implementation: "addons" (one fused kernel a variable) or "keras".
 
@@ -243,21 +245,21 @@ def adamw(
     )
 
   class AdamW(_addons().AdamW):
-    """addons' AdamW with another epsilon and another choice of what decays."""
-
-    def _prepare_local(self, var_device, var_dtype, apply_state):
-      super()._prepare_local(var_device, var_dtype, apply_state)
-      values = apply_state[var_device, var_dtype]
-      # The kernel adds it to the root of v and not of v_hat, which is
-      # v / (1 - beta_2^t): with this factor the quotient is the same.
-      values["epsilon"] *= tf.sqrt(1 - values["beta_2_power"])
+    """Chooses by name: addons' own way fails with several replicas, whose
+    copies of a variable are not in its list.
+    """
 
     def _do_use_weight_decay(self, var):
-      # By name: addons' own way fails with several replicas, whose copies of a
-      # variable are not in its list.
       return decay_norms_and_biases or not re.search(
         _NORMS_AND_BIASES, var.name
       )
+
+    def _prepare_local(self, var_device, var_dtype, apply_state):
+      super()._prepare_local(var_device, var_dtype, apply_state)
+      numbers = apply_state[var_device, var_dtype]
+      # The kernel adds epsilon to sqrt(v) in place of sqrt(v_hat), which is
+      # sqrt(v / (1 - beta_2^t)): with this factor the quotient is the same.
+      numbers["epsilon"] *= tf.sqrt(1 - numbers["beta_2_power"])
 
   # addons subtracts weight_decay * p as it is; the factor lr is ours to give.
   return AdamW(
@@ -268,19 +270,18 @@ def adamw(
 
 
 class _KerasAdamW(tf.keras.optimizers.AdamW):
-  """Keras' AdamW, whose own epsilon stands beside the root of v, not v_hat."""
+  """Keras's, with epsilon beside the corrected second moment."""
 
   def update_step(self, gradient, variable):
-    index = self._index_dict[self._var_key(variable)]
-    m, v = self._momentums[index], self._velocities[index]
+    """Makes the update of a variable that follows the decay."""
+    m, v = tf_internals.adam_moments(self, variable)
     dtype = variable.dtype
     step = tf.cast(self.iterations + 1, dtype)
     rate = tf.cast(self.learning_rate, dtype)
     beta_1, beta_2 = tf.cast(self.beta_1, dtype), tf.cast(self.beta_2, dtype)
     m.assign_add((gradient - m) * (1 - beta_1))
     v.assign_add((tf.square(gradient) - v) * (1 - beta_2))
-    # 1 - beta_2 loses digits when it is rounded, here as above, so that their
-    # quotient keeps them.
+    # Where 1 - beta_2 loses digits, it does so here as above: v_hat keeps them.
     m_hat = m / (1 - beta_1**step)
     v_hat = v / (1 - beta_2**step)
     variable.assign_sub(rate * m_hat / (tf.sqrt(v_hat) + self.epsilon))
@@ -302,7 +303,7 @@ def lamb(
     weight_decay: Decay at a learning rate of 1.
     beta_1: Decay of the first moment.
     beta_2: Decay of the second moment.
-    epsilon: Keeps the quotient finite; as in `adamw`.
+    epsilon: Keeps the quotient finite, as in `adamw`.
     decay_norms_and_biases: Whether scales, shifts and biases decay and are
       scaled as well.
 
