@@ -518,6 +518,8 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("LogMel.sample_rate_hz = 32000", "is 32000; records have 16000"),
     ("Mixup.alpha = -1", "alpha is -1"),
     ("Pipeline.padding = 'mirror'", "'mirror'"),
+    ("Pipeline.decoder = 'mp3'", "decoder is 'mp3': allowed are miniaudio, so"),
+    ("Tagger.loss = @LogMel()", "Tagger.loss is LogMel: a loss is called with"),
     ("train.holdout_percent = 100", "is 100; it must be .*, 0 to 99"),
     ("train.training_percent = 0", "is 0; it must be .*, 1 to 100"),
     ("train.precision = 'float16'", "'float16'.*mixed_bfloat16"),
@@ -719,6 +721,7 @@ _LEFT = {
   "Tagger.backbone",
   "Tagger.dropout_rate",
   "Tagger.frontend",
+  "Tagger.head",
   "Tagger.mixup",
   "Tagger.spec_augment",
 }

@@ -100,7 +100,7 @@ class Window(io.RawIOBase):
     self._prefix = part.prefix
     self._begin = part.begin - len(part.prefix)
     self._size = part.end - self._begin
-    self._place = 0
+    self._place = self._num_read = 0
 
   def readable(self) -> bool:
     return True
@@ -113,8 +113,12 @@ class Window(io.RawIOBase):
 
   def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
     base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place}.get(whence, self._size)
-    self._place = max(base + offset, 0)
+    self._place = min(max(base + offset, 0), self._size)
     return self._place
+
+  def num_unread(self) -> int:
+    """Returns how many bytes were not read, if none was read twice."""
+    return max(self._size - self._num_read, 0)
 
   def readinto(self, buffer) -> int:
     view = memoryview(buffer).cast("B")
@@ -124,7 +128,8 @@ class Window(io.RawIOBase):
       num_bytes = len(part)
     else:
       self._file.seek(self._begin + self._place)
-      missing = max(self._size - self._place, 0)
+      missing = self._size - self._place
       num_bytes = self._file.readinto(view[: min(len(view), missing)])
     self._place += num_bytes
+    self._num_read += num_bytes
     return num_bytes

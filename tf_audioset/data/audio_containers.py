@@ -18,11 +18,14 @@ _SIGNATURES = (
   ("au", 0, b"dns."),  # Little-endian.
   ("amr", 0, b"#!AMR"),
   ("mp3", 0, b"APETAGEX"),
-  ("adts", 0, b"ADIF"),
+  ("adif", 0, b"ADIF"),
   ("ac3", 0, bytes.fromhex("0b77")),
   ("dts", 0, bytes.fromhex("7ffe8001")),
   ("flv", 0, b"FLV\x01"),
   ("mpeg", 0, bytes.fromhex("000001ba")),
+  ("mxf", 0, bytes.fromhex("060e2b34020501010d010201")),
+  ("nut", 0, b"nut/multimedia container"),
+  ("wtv", 0, bytes.fromhex("b7d800203749da11")),
   ("realmedia", 0, b".RMF"),
   ("realmedia", 0, b".ra\xfd"),
   ("ape", 0, b"MAC "),
@@ -47,6 +50,7 @@ _FORMS = {
   (b"RIFF", b"WAVE"): "wav",
   (b"RIFX", b"WAVE"): "wav",
   (b"RIFF", b"AVI "): "avi",
+  (b"RIFF", b"XWMA"): "xwma",
   (b"RF64", b"WAVE"): "rf64",
   (b"BW64", b"WAVE"): "rf64",
   (b"FORM", b"AIFF"): "aiff",
@@ -59,7 +63,6 @@ _FORMS = {
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"pnot")
 _MP4_PADDING = (b"wide", b"free", b"skip")  # Words of a text, too.
 _PICTURE_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis")
-_TRANSPORT_PACKET_BYTES = 188
 
 # What `other_kind_of` says of what it does not know either.
 UNKNOWN = "of no known audio format"
@@ -116,10 +119,10 @@ def container_of(head: bytes) -> str | None:
     return "mp4"
   if head[4:8] in _MP4_PADDING and head[:1] == b"\0":
     return "mp4"
-  packets = head[::_TRANSPORT_PACKET_BYTES]
-  if len(packets) > 3 and set(packets) == {0x47}:
-    return "mpegts"
-  return frames_in(head)
+  for packets in (head[::188], head[4::192]):  # Of discs, behind a time each.
+    if len(packets) > 3 and set(packets) == {0x47}:
+      return "mpegts"
+  return frames_in(head)[0]
 
 
 def id3_bytes(head: bytes) -> int:
@@ -131,8 +134,12 @@ def id3_bytes(head: bytes) -> int:
   return 10 + size + (10 if has_footer else 0)
 
 
-def frames_in(head: bytes) -> str | None:
-  """Finds "mp3" or "adts", whose only sign is a chain of frames; else None."""
+def frames_in(head: bytes) -> tuple[str | None, int]:
+  """Finds the first chain of frames, the only sign of MPEG audio and of ADTS.
+
+  Returns:
+    "mp3" or "adts", and where its first frame begins; None and 0 without any.
+  """
   start = -1
   while (start := head.find(b"\xff", start + 1)) >= 0:
     place, num_frames, kind = start, 0, None
@@ -148,8 +155,8 @@ def frames_in(head: bytes) -> str | None:
       num_frames += 1
     is_whole_file = start == 0 and place == len(head) and num_frames
     if num_frames >= (2 if start == 0 else 3) or is_whole_file:
-      return kind
-  return None
+      return kind, start
+  return None, 0
 
 
 def _kind_of_frame(header):

@@ -8,14 +8,13 @@ Which of them is chosen by a file's content.
 from __future__ import annotations
 
 import collections
-import contextlib
 import io
 import os
 import stat
 from collections.abc import Iterator
 
 from tf_audioset.data import audio_containers, audio_headers, audio_streams
-from tf_audioset.data.audio_bytes import AudioError, Bytes, Part
+from tf_audioset.data.audio_bytes import AudioError, Bytes
 from tf_audioset.data.audio_libraries import (
   AvDecoder,
   Block,
@@ -34,26 +33,34 @@ _FOR_LIBSNDFILE = {
   "caf": audio_headers.caf,
   "flac": audio_streams.whole,  # And `flac_rest`, when that is decoded.
   **dict.fromkeys(
-    ("avr", "ircam", "nist", "paf", "pvf", "svx", "wve", "xi"),
-    audio_streams.whole,
+    ("avr", "ircam", "paf", "pvf", "wve", "xi"), audio_streams.whole
   ),
 }
 _FOR_FFMPEG = {
   "mp3": audio_streams.mp3,
+  "adts": audio_streams.mp3,
   "ogg": audio_streams.ogg,
   "mp4": audio_streams.mp4,
   "matroska": audio_streams.matroska,
   "asf": audio_streams.asf,
   "avi": audio_streams.avi,
+  **dict.fromkeys(
+    ("ape", "dsf", "musepack", "nist", "tak", "tta", "wavpack"),
+    audio_streams.counted,
+  ),
 }
-# FFmpeg finds a frame of these in any large file.
-_WEAK_FORMATS = ("aac", "ac3", "dts", "eac3", "loas", "mp3")
+# Others are those of broken headers; resampled, they would fill the memory.
+_MIN_RATE_HZ, _MAX_RATE_HZ = 100, 10_000_000
 # By how much a header may promise more than there is. Recorders count their own
-# header as samples, encoders a few frames that they drop; FFmpeg's copies of
-# parts of films, more of them.
+# header as samples, encoders count frames that they drop. FFmpeg's copies of
+# parts of files promise up to two frames too many, of at most 2048 samples.
 _SLACK_SECONDS = 0.1
-_FILM_SLACK_SECONDS = 0.5
+_COPY_SLACK_SAMPLES = 3 * 2048
 _FILMS = ("mp4", "matroska", "asf", "avi")
+# Their parts were found before, or there is only an index behind the sound.
+_CHECKED = ("wav", "rf64", "w64", "aiff", "au", "caf", *_FILMS)
+# FFmpeg reads ahead less than this.
+_MANY_BYTES = 1 << 16
 
 
 class Recording:
@@ -85,7 +92,7 @@ class Recording:
         head = self._bytes.read(0, audio_containers.HEAD_BYTES)
       self.container = audio_containers.container_of(head)
       if not self.container:
-        self._check_unknown(head)
+        self.container = self._find_frames(head)
       begin = 0
       if head[:3] == b"ID3" and self.container not in ("mp3", "adts"):
         begin = audio_containers.id3_bytes(head)
@@ -123,14 +130,15 @@ class Recording:
       num_frames = collections.Counter()  # By rate.
       with self._decoder(part) as decoder:
         for block in decoder.blocks(block_seconds):
+          if not _MIN_RATE_HZ <= block.rate_hz <= _MAX_RATE_HZ:
+            raise AudioError(f"{self.path}: its rate is {block.rate_hz} Hz")
           num_frames[block.rate_hz] += len(block.channels)
           yield block
-        if self.container == "flac" and decoder.has_unread():
-          self._parts += audio_streams.flac_rest(self._bytes, part)
         seconds = sum(n / rate_hz for rate_hz, n in num_frames.items())
-        self._add_remarks(part.remarks)
-        self._add_remarks(decoder.remarks)
-        self._check_length(part, decoder.promised_seconds, seconds)
+        self._add_remarks([*part.remarks, *decoder.remarks])
+        self._check_rest(part, decoder.num_unread())
+        slack = self._slack_seconds(part, decoder, min(num_frames, default=1))
+        self._check_length(part, decoder.promised_seconds, seconds, slack)
       self._done_seconds.append(seconds)
 
   def seconds(self) -> float:
@@ -145,7 +153,7 @@ class Recording:
         stated = decoder.promised_seconds
       if stated is None:
         with AvDecoder(self.path, self._bytes, part) as decoder:
-          stated = decoder.counted_seconds()
+          stated = decoder.counted_seconds() or decoder.estimated_seconds
       total += stated
     return total
 
@@ -157,20 +165,17 @@ class Recording:
         total += decoder.promised_seconds or decoder.estimated_seconds
     return total
 
-  def _check_unknown(self, head):
-    """Raises an error for what is surely not audio."""
+  def _find_frames(self, head) -> str:
+    """Returns the container of sound that begins behind junk.
+
+    FFmpeg knows more containers, but also finds one in nearly any file.
+    """
     kind = audio_containers.other_kind_of(head)
-    may_follow = (audio_containers.UNKNOWN, audio_containers.ZEROS)
-    if kind in may_follow:
-      # FFmpeg knows more containers, and finds sound behind junk.
-      with contextlib.suppress(AudioError):
-        part = Part(0, self._bytes.size)
-        with AvDecoder(self.path, self._bytes, part) as decoder:
-          found = decoder.format
-        frames = audio_containers.frames_in(self._bytes.read(0, 1 << 20))
-        if found not in _WEAK_FORMATS or frames:
-          self.container = frames
-          return
+    if kind in (audio_containers.UNKNOWN, audio_containers.ZEROS):
+      lead = self._bytes.read(0, audio_streams.LEAD_BYTES)
+      container, _ = audio_containers.frames_in(lead)
+      if container:
+        return container
     raise AudioError(f"{self.path}: cannot be read as audio (it is {kind})")
 
   def _add_remarks(self, remarks):
@@ -182,24 +187,42 @@ class Recording:
     try:
       return SndfileDecoder(self.path, self._bytes, part)
     except AudioError as e:
+      if part.cut:  # FFmpeg would look through all of it for a header.
+        raise AudioError(
+          f"{self.path}: cannot be read as audio ({part.cut}; was it cut off?)"
+        ) from e
       try:
         return AvDecoder(self.path, self._bytes, part)
       except AudioError:
         raise e from None
 
-  def _check_length(self, part, promised, seconds):
+  def _check_rest(self, part, num_unread):
+    """Looks for more behind what a decoder thought to be all."""
+    if num_unread and self.container == "flac":
+      self._parts += audio_streams.flac_rest(self._bytes, part)
+    elif num_unread > _MANY_BYTES and self.container not in _CHECKED:
+      self._add_remarks(
+        [f"has {num_unread} bytes at its end that are not read"]
+      )
+
+  def _slack_seconds(self, part, decoder, rate_hz):
+    if self.container == "flac":
+      return 0.0
+    is_doubtful = part.cut or decoder.has_failed
+    if self.container not in (*_FILMS, "ogg") or is_doubtful:
+      return _SLACK_SECONDS
+    return max(_SLACK_SECONDS, _COPY_SLACK_SAMPLES / rate_hz)
+
+  def _check_length(self, part, promised, seconds, slack):
     if promised is None and part.kept < 1:
       promised = seconds / part.kept
-    if promised is None:
+    if not promised:
       if part.cut:
         raise AudioError(
           f"{self.path}: is cut off ({part.cut}); {seconds:.1f} s of it can be "
           "decoded"
         )
       return
-    slack = 0.0 if self.container == "flac" else _SLACK_SECONDS
-    if self.container in _FILMS and not part.cut:
-      slack = _FILM_SLACK_SECONDS
     decoded, stated = _unequal(seconds, promised)
     if seconds + slack < promised:
       raise AudioError(

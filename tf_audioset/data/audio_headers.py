@@ -27,6 +27,7 @@ _MANY_BYTES = 4096
 _UNKNOWN_64 = 1 << 62
 # More than any file has before its samples; ends the reading of nonsense.
 _MAX_CHUNKS = 10000
+_NO_SAMPLES = "no samples are behind its header"
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
@@ -35,10 +36,18 @@ def _is_unknown(count: int) -> bool:
 
 
 class _Span(NamedTuple):
-  end: int  # Of the samples, in bytes of the file.
-  kept: float
-  next_begin: int  # Of another recording; 0 if there is none.
+  """Where samples lie; see `Part`."""
+
+  end: int  # In bytes of the file.
+  kept: float = 1.0
+  next_begin: int = 0  # Of another recording; 0 if there is none.
+  cut: str = ""
   remarks: tuple[str, ...] = ()
+
+  def part(self, begin: int) -> Part:
+    return Part(
+      begin, self.end, kept=self.kept, cut=self.cut, remarks=self.remarks
+    )
 
 
 def _span(
@@ -72,29 +81,27 @@ def _span(
     place = file.find(next_form, begin) if next_form else -1
     while place > 0 and not _begins(file, place, family):
       place = file.find(next_form, place + 1)
-    return _Span(place if place > 0 else file.size, 1.0, max(place, 0))
+    end = place if place > 0 else file.size
+    return _Span(end, next_begin=max(place, 0))
   if count > there:
-    return _Span(file.size, there / count, 0)
+    if there <= 0:
+      return _Span(file.size, cut=_NO_SAMPLES)
+    return _Span(file.size, kept=there / count)
   end = begin + count
   # An odd chunk may have been written without its padding.
   padded = end + -(end - begin) % padding
   for place in (padded, end, form_end):
     if place >= end and _begins(file, place, family):
-      return _Span(end, 1.0, place)
-  if _is_chunk(file, padded) or _is_chunk(file, end):
-    # Behind the other chunks, there may be another recording.
-    return _Span(end, 1.0, form_end if _begins(file, form_end, family) else 0)
+      return _Span(end, next_begin=place)
   behind = file.size - padded
+  if _is_chunk(file, padded) or _is_chunk(file, end):
+    return _Span(end)
   if behind <= _MANY_BYTES or _is_tag(file, padded):
-    return _Span(end, 1.0, 0)
+    return _Span(end)
   if padded + _MANY_BYTES < form_end <= file.size + 8:
-    return _Span(min(form_end, file.size), 1.0, 0)
-  return _Span(
-    end,
-    1.0,
-    0,
-    (f"{behind} bytes behind the samples that its header counts are not read",),
-  )
+    return _Span(min(form_end, file.size))
+  remark = f"{behind} bytes behind the samples that its header counts"
+  return _Span(end, remarks=(f"has {remark}, which are not read",))
 
 
 def _begins(file, place, family):
@@ -174,7 +181,7 @@ def _wav_part(file, begin):
         following, is_odd = following - 1, True
     place = following
   if head[:4] != b"data":
-    return Part(begin, file.size), 0  # libsndfile tells what is missing.
+    return Part(begin, file.size, cut=_NO_SAMPLES), 0
   first, count = place + 8, size
   if data_bytes_64 is not None and size == 0xFFFFFFFF:
     count = data_bytes_64 if 0 < data_bytes_64 < _UNKNOWN_64 else None
@@ -189,7 +196,7 @@ def _wav_part(file, begin):
     padding=2,
     next_form=form,
   )
-  part = Part(begin, span.end, kept=span.kept, remarks=span.remarks)
+  part = span.part(begin)
   is_right = count == span.end - first or span.kept < 1
   # libsndfile takes great numbers for "up to the end".
   is_understood = is_right or (family == "wav" and _is_unknown(size))
@@ -239,7 +246,7 @@ def _w64_part(file, begin):
     is_whole=True,
   )
   if not found:
-    return Part(begin, file.size), 0
+    return Part(begin, file.size, cut=_NO_SAMPLES), 0
   place, size = found
   span = _span(
     file,
@@ -251,7 +258,7 @@ def _w64_part(file, begin):
     next_form=file.read(begin, 16),
   )
   # libsndfile takes for samples whatever there is, even other chunks.
-  part = Part(begin, span.end, kept=span.kept, remarks=span.remarks)
+  part = span.part(begin)
   return part, span.next_begin
 
 
@@ -260,7 +267,7 @@ def _aiff_part(file, begin):
     file, begin + 12, b"SSND", head_bytes=8, order="big", padding=2
   )
   if not found:
-    return Part(begin, file.size), 0
+    return Part(begin, file.size, cut=_NO_SAMPLES), 0
   place, size = found
   # Two numbers that nothing uses come before the samples, and are counted.
   first = place + 16
@@ -274,7 +281,7 @@ def _aiff_part(file, begin):
     padding=2,
     next_form=b"FORM",
   )
-  part = Part(begin, span.end, kept=span.kept, remarks=span.remarks)
+  part = span.part(begin)
   if is_unknown:
     return part, span.next_begin
   if span.end - first <= size - 8:
@@ -297,7 +304,7 @@ def _au_part(file, begin):
     family="au",
     next_form=file.read(begin, 4),
   )
-  part = Part(begin, span.end, kept=span.kept, remarks=span.remarks)
+  part = span.part(begin)
   if size == 0 and span.end > first:
     header = file.read(begin, first - begin)
     prefix = header[:8] + b"\xff" * 4 + header[12:]
@@ -310,23 +317,35 @@ def _caf_part(file, begin):
     file, begin + 8, b"data", head_bytes=12, order="big", padding=1
   )
   if not found:
-    return Part(begin, file.size), 0
+    return Part(begin, file.size, cut=_NO_SAMPLES), 0
   place, size = found
   # Four bytes, the count of edits, come before the samples.
   first = place + 16
+  # Nothing says where the file ends: another one is behind its last chunk.
+  following = _find_chunk(
+    file, place, b"caff", head_bytes=12, order="big", padding=1
+  )
   span = _span(
     file,
     first,
     size - 4 if 4 < size < _UNKNOWN_64 else None,
-    form_end=0,
+    form_end=following[0] if following else 0,
     family="caf",
     next_form=b"caff\0\1",
   )
-  part = Part(begin, span.end, kept=span.kept, remarks=span.remarks)
+  part = span.part(begin)
   if span.end - first == size - 4:
-    return part._replace(end=span.next_begin or file.size), span.next_begin
+    # libsndfile opens none with junk behind, either.
+    behind = file.read(span.end, 12)
+    is_chunk = _is_chunk(file, span.end) and not any(behind[4:8])
+    if is_chunk or span.next_begin:
+      part = part._replace(end=span.next_begin or file.size)
+    return part, span.next_begin
   # libsndfile opens none whose count is not exact.
   header = file.read(begin, first - begin)
-  right = (span.end - place - 12).to_bytes(8, "big")
+  # A piece of a frame at the end would make it wrong again.
+  num_bytes = span.end - first
+  num_bytes -= num_bytes % (file.number(begin + 36, 4, "big") or 1)
+  right = (num_bytes + 4).to_bytes(8, "big")
   prefix = header[:-12] + right + header[-4:]
   return part._replace(begin=first, prefix=prefix), span.next_begin

@@ -20,10 +20,17 @@ import numpy as np
 import soundfile
 
 from tf_audioset.data.audio_bytes import AudioError, Bytes, Part, Window
-from tf_audioset.runtime.errors import UserError
 
 # More frames than anything has: libsndfile's word for a length it cannot tell.
 _ENDLESS = 1 << 60
+
+
+# Where packets' times pass over so much more than they hold, some are missing.
+_GAP_SECONDS = 0.2
+# A film's sound may well end a little before its pictures.
+_SHORTER_SECONDS = 1.0
+# Amplitude. A lossy codec may make thousands of junk.
+_MAX_LOSSY_PEAK = 8.0
 
 
 class Block(NamedTuple):
@@ -58,6 +65,7 @@ class SndfileDecoder:
   Attributes:
     promised_seconds: The length by the header; None if it states none.
     estimated_seconds: 0; it has no other.
+    has_failed: Whether something could not be decoded.
     remarks: What was found odd.
   """
 
@@ -75,15 +83,19 @@ class SndfileDecoder:
       source = Window(file.file, part)
     source.seek(0)
     self._source = source
-    with reading(path):
+    doing = "cannot be read as audio"
+    if part.kept < 1:
+      doing += f": {part.kept:.0%} of its samples are there"
+    with reading(path, doing):
       if source is file.file and not isinstance(source, io.BytesIO):
         # Without a detour through Python.
         self._file = _ReadThrough(source.fileno(), closefd=False)
       else:
         self._file = _ReadThrough(source)
-      if self._file.subtype.startswith("MPEG"):
+      if self._file.subtype.startswith(("MPEG", "ALAC")):
         self._file.close()
-        raise UserError("libsndfile trusts an estimate of its length")
+        raise AudioError(f"{path}: libsndfile only estimates its length")
+    self.has_failed = False
     self._is_flac = self._file.format == "FLAC"
     self.promised_seconds = None
     if self._file.frames < _ENDLESS:
@@ -122,10 +134,10 @@ class SndfileDecoder:
       if skipped < len(channels):
         yield Block(channels[skipped:], rate_hz)
 
-  def has_unread(self) -> bool:
-    """Returns whether bytes are left behind all that was decoded."""
+  def num_unread(self) -> int:
+    """Returns how many bytes are left behind all that was decoded."""
     num_bytes = self._part.end - self._part.begin + len(self._part.prefix)
-    return self._source.tell() < num_bytes
+    return num_bytes - self._source.tell()
 
   def _broken_flac(self, num_frames, block_frames):
     """What dr_flac makes of a file that was cut off or damaged, from there."""
@@ -161,6 +173,7 @@ class AvDecoder:
     promised_seconds: The length by the header; None if it states none.
     estimated_seconds: FFmpeg's estimate; 0 if there is none.
     format: FFmpeg's name of the container.
+    has_failed: Whether something could not be decoded.
     remarks: What was found odd.
   """
 
@@ -172,13 +185,16 @@ class AvDecoder:
     """
     self._path = path
     self.remarks = []
-    window = Window(file.file, part)
+    self.has_failed = False
+    # Of the packets, in the stream's unit of time.
+    self._first_time = self._last_time = None
+    self._window = Window(file.file, part)
     doing = "cannot be read as audio"
     if part.cut:
       doing += f": {part.cut}; was it cut off?"
     with reading(path, doing):
       self._container = av.open(
-        window,
+        self._window,
         # Names and comments may be in any coding.
         metadata_errors="ignore",
         # A file cannot make FFmpeg read another one.
@@ -189,7 +205,8 @@ class AvDecoder:
       num_streams = len(self._container.streams)
     try:
       if not streams:
-        raise AudioError(f"{path}: holds no sound")
+        cut = f" ({part.cut}; was it cut off?)" if part.cut else ""
+        raise AudioError(f"{path}: holds no sound{cut}")
       usable = [s for s in streams if s.codec_context is not None]
       if not usable:
         codec = _codec_in(file, part)
@@ -198,6 +215,7 @@ class AvDecoder:
       self._container.close()
       raise
     self._stream = usable[0]
+    self._codec = _best_decoder(self._stream.codec_context)
     if len(streams) > 1:
       number = 1 + streams.index(self._stream)
       self.remarks.append(
@@ -207,7 +225,9 @@ class AvDecoder:
     self.promised_seconds = part.seconds
     if part.is_length_known_to_ffmpeg and self._stream.duration:
       self.promised_seconds = self._in_seconds(self._stream.duration)
+    self._film_seconds = 0.0
     if part.is_longest_stream and num_streams > 1:
+      self._film_seconds = part.seconds or 0.0
       self.promised_seconds = None
 
   def __enter__(self):
@@ -219,9 +239,9 @@ class AvDecoder:
   def _in_seconds(self, time):
     return float(time * self._stream.time_base)
 
-  def has_unread(self) -> bool:
-    """Returns False: it reads to the end."""
-    return False
+  def num_unread(self) -> int:
+    """Returns how many bytes are left behind all that was decoded."""
+    return self._window.num_unread()
 
   def counted_seconds(self) -> float:
     """Returns the sum of the lengths of all frames, without decoding them."""
@@ -231,15 +251,39 @@ class AvDecoder:
 
   def blocks(self, block_seconds: float) -> Iterator[Block]:
     """Decodes to the end; see `audio_decoding.Recording.blocks`."""
-    frames = None
+    frames, seconds = None, 0.0
+    is_lossy = not self._codec.name.startswith("pcm_")
     for frame in self._frames():
+      seconds += frame.samples / frame.sample_rate
       if frames is None or not frames.add(frame):
         if frames:
           yield frames.block()
-        frames = _Frames(self._path, frame, block_seconds)
+        frames = _Frames(self._path, frame, block_seconds, is_lossy)
         frames.add(frame)
     if frames:
       yield frames.block()
+    self._compare_times(seconds)
+
+  def _compare_times(self, seconds):
+    """Compares what was decoded with the times that the packets bear."""
+    if self._first_time is None:
+      return
+    span = self._in_seconds(self._last_time - self._first_time)
+    if self.format == "ogg" and seconds > 1.5 * span + 0.5:
+      # FFmpeg 7 fills up Speex with silence.
+      raise AudioError(
+        f"{self._path}: its decoder ({self._codec.name}) makes {seconds:.1f} s "
+        f"of {span:.1f} s"
+      )
+    if self.promised_seconds is not None:
+      return
+    if span > seconds + _GAP_SECONDS:
+      self.remarks.append(f"has gaps: {seconds:.1f} s of sound in {span:.1f} s")
+    if self._film_seconds > seconds + _SHORTER_SECONDS:
+      self.remarks.append(
+        f"has sound for {seconds:.1f} s; with pictures, its header says "
+        f"{self._film_seconds:.1f} s"
+      )
 
   def _frames(self):
     """The frames that decode and are not empty."""
@@ -247,7 +291,7 @@ class AvDecoder:
     for packet in self._packets():
       # No `with reading()`, which costs as much as the rest of this.
       try:
-        frames = packet.decode()
+        frames = self._codec.decode(packet)
       except Exception as e:
         # Junk between frames is not decoded, either. Whether sound is missing
         # is seen by the length.
@@ -259,9 +303,9 @@ class AvDecoder:
           has_sound = True
           yield frame
       if frames and is_after_failure:
-        remark = "something between its frames cannot be decoded"
-        self.remarks += [remark] * (remark not in self.remarks)
-        is_after_failure = False
+        self.has_failed, is_after_failure = True, False
+    if self.has_failed:
+      self.remarks.append("something between its frames cannot be decoded")
     if failure and not has_sound:
       with reading(self._path):
         raise failure
@@ -271,6 +315,10 @@ class AvDecoder:
     while True:
       try:
         packet = next(packets, done)
+      except BlockingIOError:
+        # "Try again": an MPEG transport stream has nothing just there.
+        packets = self._container.demux(self._stream)
+        continue
       except Exception as e:
         if self.promised_seconds is None:
           with reading(self._path, "cannot be read to its end"):
@@ -278,6 +326,11 @@ class AvDecoder:
         return  # The length, which is known, says more.
       if packet is done:
         return
+      if packet.pts is not None:
+        if self._first_time is None:
+          self._first_time = self._last_time = packet.pts
+        end = packet.pts + (packet.duration or 0)
+        self._last_time = max(self._last_time, end)
       yield packet
 
 
@@ -299,8 +352,9 @@ class _Frames:
   long as this copy.
   """
 
-  def __init__(self, path, frame, block_seconds):
+  def __init__(self, path, frame, block_seconds, is_lossy):
     """Makes room for frames like this one, and for at least one."""
+    self._is_lossy = is_lossy
     self._rate_hz = frame.sample_rate
     self._format = frame.format.name
     self._num_channels = frame.layout.nb_channels
@@ -348,7 +402,27 @@ class _Frames:
     elif samples.dtype.kind == "i":
       full_scale = np.float32(1 << (8 * samples.dtype.itemsize - 1))
       samples = samples.astype(np.float32) / full_scale
-    return Block(samples.astype(np.float32, copy=False), self._rate_hz)
+    samples = samples.astype(np.float32, copy=False)
+    if self._is_lossy:
+      np.clip(samples, -_MAX_LOSSY_PEAK, _MAX_LOSSY_PEAK, out=samples)
+    return Block(samples, self._rate_hz)
+
+
+def _best_decoder(codec):
+  """The decoder that FFmpeg prefers, but libopus for Opus.
+
+  FFmpeg's own decoder of Opus loses most of the amplitude for 0.15 s where a
+  stream changes from the mode for speech to that for music.
+  """
+  if codec.name != "opus" or not codec.extradata:
+    return codec
+  try:
+    libopus = av.CodecContext.create("libopus", "r")
+  except ValueError:  # Not every FFmpeg has it.
+    return codec
+  libopus.extradata = codec.extradata
+  libopus.options = {"request_sample_fmt": "flt"}
+  return libopus
 
 
 def _codec_in(file: Bytes, part: Part) -> str:

@@ -24,6 +24,11 @@ def whole(file: Bytes, begin: int) -> list[Part]:
   return [Part(begin, file.size)]
 
 
+def counted(file: Bytes, begin: int) -> list[Part]:
+  """Returns all as one recording, whose length FFmpeg reads from its header."""
+  return [Part(begin, file.size, is_length_known_to_ffmpeg=True)]
+
+
 # The longest page: 255 packets of Opus, of 20 ms.
 _OGG_PAGE_SECONDS = 5.2
 
@@ -110,30 +115,35 @@ def _ogg_link(begin, end, streams):
 
 _MP3_TAGS = (b"Xing", b"Info", b"VBRI")
 _MP3_TAG_OFFSETS = (36, 21, 13)
-# How far behind the start of a file sound is looked for.
-_MP3_LEAD_BYTES = 1 << 20
+# How far behind the start of a file the first frame is looked for.
+LEAD_BYTES = 1 << 20
 
 
 def mp3(file: Bytes, begin: int) -> list[Part]:
-  """Returns the recordings of an MPEG audio file.
+  """Returns the recordings of an MPEG audio or ADTS (aac) file.
 
   Each one that was encoded to a file has a frame in front that counts its
   frames; one that was encoded to a stream has none.
   """
   heads = list(_mp3_heads(file))
-  if not heads:
-    return whole(file, begin)
-  begins = [place for place, _ in heads]
-  lengths = [seconds for _, seconds in heads]
-  if _has_mp3_frames(file, begin, begins[0]):
-    begins.insert(0, begin)
-    lengths.insert(0, None)
-  else:
-    begins[0] = begin  # Tags or junk before the sound.
+  first = _mp3_first_frame(file, begin)
+  # Tags or junk before the sound are left out: FFmpeg may lose frames in it.
+  if not heads or first < heads[0][0]:
+    heads.insert(0, (first, None))
+  ends = [place for place, _ in heads[1:]] + [file.size]
   return [
-    Part(*span, seconds=length)
-    for span, length in zip(zip(begins, [*begins[1:], file.size]), lengths)
+    Part(place, end, seconds=seconds)
+    for (place, seconds), end in zip(heads, ends)
   ]
+
+
+def _mp3_first_frame(file, begin):
+  """Where the first frame begins; where it may, if it is not found."""
+  head = file.read(begin, 10)
+  while head[:3] == b"ID3" and len(head) == 10:
+    begin += audio_containers.id3_bytes(head)
+    head = file.read(begin, 10)
+  return begin + audio_containers.frames_in(file.read(begin, LEAD_BYTES))[1]
 
 
 def _mp3_heads(file):
@@ -179,14 +189,6 @@ def _mp3_seconds(frame, tag, offset):
       pair = int.from_bytes(frame[lame + 21 : lame + 24], "big")
       delay, padding = pair >> 12, pair & 0xFFF
   return max(frames * samples - delay - padding, 0) / rate_hz or None
-
-
-def _has_mp3_frames(file, begin, end):
-  head = file.read(begin, 10)
-  if head[:3] == b"ID3" and len(head) == 10:
-    begin += audio_containers.id3_bytes(head)
-  num_bytes = max(min(end - begin, _MP3_LEAD_BYTES), 0)
-  return audio_containers.frames_in(file.read(begin, num_bytes)) == "mp3"
 
 
 # FLAC's mark and the head of its first block, STREAMINFO, which has 34 bytes.
@@ -262,12 +264,14 @@ def mp4(file: Bytes, begin: int) -> list[Part]:
     if size == 0:
       size = file.size - place
     if size < 8 or not all(32 <= c < 127 for c in kind):
-      break  # Junk behind the end.
+      if file.find(b"moof", place) >= 0:  # Else it is junk behind the end.
+        cut = "junk between its boxes hides some"
+      break
     if kind == b"ftyp" and kinds & {b"moov", b"mdat"}:
       parts.append(_mp4_part(begin, place, kinds, ""))
       begin, kinds = place, set()
     kinds.add(kind)
-    if place + size > file.size:
+    if place + size > file.size and kind in (b"moov", b"moof", b"mdat"):
       cut = f"its last box, {kind.decode()}, is incomplete"
     place += size
   return [*parts, _mp4_part(begin, file.size, kinds, cut)]
@@ -381,8 +385,10 @@ def avi(file: Bytes, begin: int) -> list[Part]:
   parts, place = [], begin
   while True:
     # A RIFF of the form AVIX continues what one of the form AVI began.
-    place += 8 + file.number(place + 4, 4, "little")
-    place += place % 2
+    size = file.number(place + 4, 4, "little")
+    if size in (0, 0xFFFFFFFF):  # Written before its length was known.
+      return [*parts, Part(begin, file.size)]
+    place += 8 + size + size % 2
     form = file.read(place, 12)
     if form[:4] != b"RIFF" or form[8:] != b"AVIX":
       is_joined = form[:4] == b"RIFF" and form[8:] == b"AVI "
