@@ -1,6 +1,7 @@
 # Set-up and the two commands of the README:
 #   make quickstart   environment, then the main job on a synthetic dataset
 #   make test         environment, then format, lint and tests
+#   make test-tpu     environment of the TPU's compiler, then what needs that
 # Also: make format, make lock (renew the requirements files), make clean.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
@@ -9,7 +10,7 @@ INSTALLED := .venv/installed
 LOCKS := requirements.txt requirements-3.10.txt requirements-3.9.txt
 OUT := quickstart
 
-.PHONY: quickstart test format lock clean
+.PHONY: quickstart test test-tpu format lock clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/python tools/synthesize.py --output_dir=$(OUT)/sounds
@@ -32,6 +33,23 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+
+# Half an hour: each experiment's step takes 1 to 6 minutes to compile.
+test-tpu: $(INSTALLED) .venv-tpu/installed
+	$(BIN)/python -m pytest -v tests/tpu_compile_test.py
+	@for experiment in resnet18 efficientnet_b0 convnext_tiny; do \
+	  echo "$$experiment:"; \
+	  $(BIN)/python benchmarks/tpu_compile.py \
+	    --gin_file=gin/$$experiment.gin --top=10 || exit; \
+	done
+
+# jax and libtpu cannot share an environment with TensorFlow 2.15.
+.venv-tpu/installed: benchmarks/requirements-tpu.txt
+	@rm -rf .venv-tpu
+	@$(PYTHON) -m venv .venv-tpu
+	@echo "installing jax and libtpu into .venv-tpu: a minute, once"
+	@.venv-tpu/bin/pip install -qq -r $<
+	@touch $@
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
@@ -64,4 +82,4 @@ lock:
 	rm -rf .venv-lock
 
 clean:
-	rm -rf $(OUT) .venv build *.egg-info
+	rm -rf $(OUT) .venv .venv-tpu build *.egg-info

@@ -16,13 +16,41 @@ setup(
   version="0.1.0",
   description="AudioSet tagging in TensorFlow 2: train, evaluate, serve.",
   license="Apache-2.0",
-  packages=find_packages(include=["tf_audioset", "tf_audioset.*"]),
+  packages=[
+    *find_packages(include=["tf_audioset", "tf_audioset.*"]),
+    "tf_audioset.gin",
+  ],
+  # The experiments are found by an installed package as in a checkout.
+  package_dir={"tf_audioset.gin": "gin"},
   package_data={
-    "tf_audioset": ["audioset_classes.csv", "report_template.html"]
+    "tf_audioset.data": ["audioset_classes.csv"],
+    "tf_audioset.evaluation": ["report_template.html"],
+    "tf_audioset.gin": ["*.gin", "*/*.gin"],
+  },
+  entry_points={
+    "console_scripts": [
+      "tf-audioset-train = tf_audioset.train:run",
+      *(
+        f"tf-audioset-{name.replace('_', '-')} = "
+        f"tf_audioset.commands.{name}:run"
+        for name in (
+          "evaluate",
+          "export",
+          "import_weights",
+          "inspect_records",
+          "make_tfrecords",
+          "plot_curves",
+          "predict",
+          "serve_client",
+          "synthesize",
+        )
+      ),
+    ]
   },
   python_requires=">=3.9,<3.12",
   install_requires=[
     "absl-py>=1.4",
+    "av>=15",  # PyAV: FFmpeg, for what libsndfile does not read.
     "gin-config>=0.5,<0.6",
     "h5py>=3.1",  # TensorFlow brings it.
     # Its module opens FLAC in memory with dr_flac. Newer wheels than 1.61 are
@@ -49,10 +77,9 @@ setup(
     "tqdm>=4.60",
   ],
   extras_require={
-    "av": ["av>=15"],  # m4a, mp4 and webm.
     # Earlier ones ask for other versions of grpcio and protobuf.
     "beam": ["apache-beam>=2.77; python_version >= '3.10'"],
-    # For tools/benchmark.py --peers; best in an environment of their own.
+    # For benchmarks/benchmark.py --peers; best in an environment of their own.
     "peers": [
       "flax",
       "jax",
@@ -68,7 +95,6 @@ setup(
     "serving": ["tensorflow-serving-api>=2.15,<2.16"],  # As TensorFlow.
     "test": [
       "apache-beam>=2.77; python_version >= '3.10'",
-      "av>=15",
       "cryptography>=41",  # For the certificate of the storage emulator.
       "matplotlib>=3.5",
       "pytest>=7",

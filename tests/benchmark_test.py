@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/benchmark.py as it is used; how fast anything is is not tested."""
+"""benchmarks/benchmark.py as it is used; how fast anything is is not tested."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ _QUICK = ("--rounds=1", "--calls=1", "--batch_size=2")
 def test_training(tmp_path):
   report = tmp_path / "report.json"
   printed = command.succeed(
-    "tools/benchmark.py",
+    "benchmarks/benchmark.py",
     *_QUICK,
     "--gin_file=gin/quickstart.gin",
     "--gin_bindings=ResNet.width = 4",
@@ -47,7 +47,7 @@ def test_training(tmp_path):
 )
 def test_peers_that_are_not_installed_are_named():
   printed = command.succeed(
-    "tools/benchmark.py", *_QUICK, "--measure=frontend", "--peers"
+    "benchmarks/benchmark.py", *_QUICK, "--measure=frontend", "--peers"
   )
   (line,) = [line for line in printed.splitlines() if "ours: log-mel" in line]
   assert float(line.split("differs by at most ")[1]) < 1e-5  # From NumPy's.
@@ -55,7 +55,9 @@ def test_peers_that_are_not_installed_are_named():
 
 
 def test_errors():
-  error = command.fail("tools/benchmark.py", "--gin_file=nothing.gin")
+  error = command.fail("benchmarks/benchmark.py", "--gin_file=nothing.gin")
   assert "gin file 'nothing.gin' not found" in error
-  error = command.fail("tools/benchmark.py", "--peers", "--peer_python=/none")
+  error = command.fail(
+    "benchmarks/benchmark.py", "--peers", "--peer_python=/none"
+  )
   assert "--peer_python=/none: not a program" in error

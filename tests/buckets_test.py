@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, small, storage_emulator, toy
-from tf_audioset import data, evaluation, export, prepared
+from tf_audioset.data import pipeline as pipeline_lib
+from tf_audioset.data import prepared
+from tf_audioset.evaluation import scoring
+from tf_audioset.serving import export
 
 _RECORD_BYTES = 320 << 10  # What is read at once, see tf_audioset/__init__.py.
 
@@ -102,7 +106,7 @@ gfile.rmtree("gs://bucket/c/b")
 def _digest(split) -> str:
   """Of the first batches of the training stream."""
   digest = hashlib.sha256()
-  batches = data.Pipeline(crop_seconds=0.5).training(
+  batches = pipeline_lib.Pipeline(crop_seconds=0.5).training(
     split, num_classes=3, batch_size=8, seed=1
   )
   for batch in batches.take(4).as_numpy_iterator():
@@ -113,7 +117,7 @@ def _digest(split) -> str:
 
 _DIGEST = """
 from tests import buckets_test
-from tf_audioset import prepared
+from tf_audioset.data import prepared
 print(buckets_test._digest(prepared.find_split("gs://bucket/data", "train")))
 """
 
@@ -157,8 +161,10 @@ def test_gin_files_class_lists_and_ontologies_are_read(storage):
     storage,
     """
 import gin
-from tf_audioset import config, labels, training
-config.load(["gs://bucket/run/config.gin"])
+from tf_audioset.runtime import gin_config
+from tf_audioset.data import labels
+from tf_audioset import experiment
+gin_config.load(["gs://bucket/run/config.gin"])
 assert gin.query_parameter("train.seed") == 3
 assert gin.query_parameter("train.steps_per_loop") == 50
 classes = labels.ClassList.from_csv("gs://bucket/classes.csv")
@@ -166,7 +172,7 @@ assert classes.names == ("A, \\u00e9",)
 branches = labels.branches("gs://bucket/ontology.json", classes)
 assert branches == {"\\u00c9": [0]}, branches
 try:
-  config.load(["gs://bucket/none.gin"])
+  gin_config.load(["gs://bucket/none.gin"])
 except ValueError as e:
   print(e)
 """,
@@ -182,9 +188,9 @@ def test_a_clip_is_one_request_of_what_a_clip_may_need(tmp_path, storage):
   _python(
     storage,
     """
-from tf_audioset import data, prepared
+from tf_audioset.data import pipeline as pipeline_lib, prepared
 split = prepared.find_split("gs://bucket/data", "train")
-ids = data.Pipeline().training_ids(split, batch_size=32, seed=1, step=0)
+ids = pipeline_lib.Pipeline().training_ids(split, batch_size=32, seed=1, step=0)
 assert len(set(ids)) == 32
 """,
   )
@@ -221,7 +227,10 @@ def test_what_is_missing_forbidden_or_down_is_told_in_one_line(storage):
     storage,
     """
 import tensorflow as tf
-from tf_audioset import checkpoints, export, messages, prepared, storage
+from tf_audioset.training import checkpoints
+from tf_audioset.serving import export
+from tf_audioset.runtime import messages, storage
+from tf_audioset.data import prepared
 saved = tf.train.Checkpoint()
 for use in (
   lambda: prepared.find_split("gs://bucket/data", "train"),
@@ -275,7 +284,7 @@ def _train_until(storage, line, act) -> tuple[int, str]:
     [
       "-c",
       "import runpy, sys\n"
-      "from tf_audioset import checkpoints\n"
+      "from tf_audioset.training import checkpoints\n"
       "checkpoints._RETRY_SECONDS = (0.1,)\n"
       "sys.argv[0] = 'train'\n"
       "runpy.run_module('tests.small', run_name='__main__')",
@@ -402,9 +411,9 @@ def test_the_tools_read_from_and_write_to_a_bucket(tmp_path, local, storage):
   assert tagger.directory.endswith("2")
   expected = tagger.score(samples[np.newaxis] / 32768)[0].max()
   assert f"{expected:.4f}" in out
-  scores = evaluation.Scores.read(str(tmp_path / "scores" / "scores.npz"))
+  scores = scoring.Scores.read(str(tmp_path / "scores" / "scores.npz"))
   split = prepared.find_split(str(local / "data"), "eval")
-  for clip_ids, waveforms, _ in data.full_clips(
+  for clip_ids, waveforms, _ in pipeline_lib.full_clips(
     split,
     num_classes=3,
     batch_size=5,
@@ -427,6 +436,9 @@ def test_preparation_from_and_to_a_bucket_is_that_on_a_disk(tmp_path, storage):
     path = tmp_path / "sounds" / f"{i % 3}" / f"{i}.wav"
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, toy.clip(i, 16000)[0], 16000, "PCM_16")
+  shutil.copy(path, path.with_name("sound.dat"))  # Known by its content.
+  for name in ("0/notes.txt", "1/._x.wav", "1/README", "loose.wav"):
+    (tmp_path / "sounds" / name).write_text("text")
   storage.put(tmp_path / "sounds", "gs://bucket/sounds")
   storage.fault_rate = 0.2
   storage.page_size = 2
@@ -450,3 +462,13 @@ def test_preparation_from_and_to_a_bucket_is_that_on_a_disk(tmp_path, storage):
   for name, content in expected.items():
     if not name.startswith("audit"):  # Names the files.
       assert (tmp_path / "copy" / name).read_bytes() == content, name
+  files = []
+  for folder in ("records", "copy"):
+    said = json.loads((tmp_path / folder / "audit.json").read_text())["train"]
+    assert said["files"].pop("folder").endswith("/sounds")
+    files.append(said["files"])
+  assert files[0] == files[1] and files[0]["seen"] == 10 + 4
+  assert files[0]["summary"] == (
+    "passed over: 1 .txt, 1 without an ending, 1 hidden (1/._x.wav), 1 beside "
+    "the folders of the classes (loose.wav)"
+  )

@@ -28,6 +28,7 @@ _FOLDERS = (
 _PIP = {
   "absl": "absl-py",
   "apache_beam": "apache-beam",
+  "fontTools": "fonttools",
   "gin": "gin-config",
   "google": "protobuf",
   "grpc": "grpcio",

@@ -20,7 +20,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tf_audioset", "tf_audioset.training"])
+_SERVER.set_forkserver_preload(["tf_audioset", "tf_audioset.experiment"])
 
 
 def run(

@@ -10,15 +10,12 @@ import sklearn.metrics
 import tensorflow as tf
 
 from tests import command, toy
-from tf_audioset import (
-  evaluation,
-  export,
-  features,
-  labels,
-  losses,
-  prepared,
-  tagger,
-)
+from tf_audioset import features
+from tf_audioset.data import labels, prepared
+from tf_audioset.evaluation import scoring
+from tf_audioset.models import tagger
+from tf_audioset.serving import export
+from tf_audioset.training import losses
 
 
 def _features(waveform):
@@ -85,6 +82,14 @@ def _evaluate(folder, *arguments, run=command.succeed):
   )
 
 
+def _write_ontology(path):
+  nodes = [("T", "Tones", list(toy.NAMES[:2])), ("N", "Rest", [toy.NAMES[2]])]
+  nodes += [(name, name, []) for name in toy.NAMES]
+  keys = ("id", "name", "child_ids")
+  path.write_text(json.dumps([dict(zip(keys, node)) for node in nodes]))
+  return path
+
+
 def _ap(targets, scores):
   return sklearn.metrics.average_precision_score(targets, scores, average=None)
 
@@ -92,11 +97,7 @@ def _ap(targets, scores):
 def test_a_model_and_its_scores_are_judged_alike(folder, tmp_path):
   ids, targets, scores = _truth()
   file = tmp_path / "scores.npz"
-  ontology = tmp_path / "ontology.json"
-  nodes = [("T", "Tones", list(toy.NAMES[:2])), ("N", "Rest", [toy.NAMES[2]])]
-  nodes += [(name, name, []) for name in toy.NAMES]
-  keys = ("id", "name", "child_ids")
-  ontology.write_text(json.dumps([dict(zip(keys, node)) for node in nodes]))
+  ontology = _write_ontology(tmp_path / "ontology.json")
   out = _evaluate(
     folder,
     f"--saved_model={folder / 'model'}",
@@ -124,6 +125,8 @@ def test_a_model_and_its_scores_are_judged_alike(folder, tmp_path):
   _evaluate(folder, f"--scores={file}")
   again = json.loads((tmp_path / "evaluation_eval/metrics.json").read_text())
   assert len(again.pop("scores_sha256")) == 64
+  assert again.pop("evaluated")["scores"] == "scores.npz"
+  assert summary.pop("evaluated")["saved_model"] == "model"
   assert again.pop("branches") == {}
   del summary["saved_model_sha256"], summary["branches"]
   assert again == summary
@@ -231,7 +234,8 @@ def test_a_tpu_scores_the_clips_of_its_length(tmp_path):
   )
   as_if = (
     "import functools, runpy, sys, tensorflow as tf;"
-    "from tf_audioset import distribution, export;"
+    "from tf_audioset.runtime import distribution;"
+    "from tf_audioset.serving import export;"
     "distribution.strategy = lambda tpu: tf.distribute.OneDeviceStrategy(tpu);"
     "export.ReplicatedTagger = functools.partial("
     "  export.ReplicatedTagger, jit_compile=True);"
@@ -253,7 +257,7 @@ def test_a_tpu_scores_the_clips_of_its_length(tmp_path):
   ):
     path = tmp_path / f"{i}.npz"
     out = command.succeed(*command_line, f"--scores_out={path}")
-    scores.append(evaluation.Scores.read(str(path)))
+    scores.append(scoring.Scores.read(str(path)))
   # The third, sixth and ninth of ten clips are shorter.
   assert (
     "7 clips scored on 1 replica on CPU, 3 of other lengths than 16000 samples"
@@ -413,3 +417,130 @@ def test_an_empty_split_is_refused(tmp_path):
     "tools/evaluate.py", f"--data_dir={tmp_path}", "--scores=scores.npz"
   )
   assert "the split 'eval' is empty" in error
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("output_dir=/proc/none", "/proc/none: cannot be written to (No such file"),
+    ("report=/proc/none/r.html", "another place with --report"),
+    ("scores_out=/proc/s.npz", "another place with --scores_out"),
+    ("scores_out=/dev/null", "that is no file"),
+    (f"report={'x' * 300}", "the name has more than 255 bytes"),
+  ],
+)
+def test_a_place_that_takes_no_file_is_told_before_the_work(
+  folder, tmp_path, flag, message
+):
+  done = _evaluate(
+    folder,
+    f"--saved_model={folder / 'model'}",
+    f"--output_dir={tmp_path}",
+    f"--{flag}",
+    run=command.run,
+  )
+  assert done.returncode == 2
+  assert message in done.stderr
+  assert "mAP" not in done.stdout
+
+
+def test_results_are_printed_even_if_they_cannot_be_written(
+  folder, tmp_path, tmp_path_factory
+):
+  """`ulimit -f` stands for the full disk: no file above 2000 bytes."""
+  limited = (
+    "import resource, runpy, sys;"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, -1));"
+    "sys.argv[0] = 'evaluate';"
+    "runpy.run_path('tools/evaluate.py', run_name='__main__')"
+  )
+  # So that metrics.json is longer than what is printed.
+  ontology = _write_ontology(tmp_path_factory.mktemp("o") / "ontology.json")
+  done = command.run(
+    "-c",
+    limited,
+    f"--ontology={ontology}",
+    f"--data_dir={folder / 'records'}",
+    f"--saved_model={folder / 'model'}",
+    "--num_resamples=50",
+    f"--output_dir={tmp_path}",
+    f"--scores_out={tmp_path / 's.npz'}",
+    f"--report={tmp_path / 'r.html'}",
+  )
+  assert done.returncode == 2
+  _, targets, scores = _truth()
+  assert f"mAP    {_ap(targets, scores).mean():.4f}" in done.stdout
+  assert f"wrote {tmp_path}/per_class.csv\n" in done.stdout
+  *_, error = done.stderr.splitlines()
+  assert error == (
+    "evaluate: error: could not be written: "
+    + ", ".join(
+      f"{tmp_path}/{name} (File too large)"
+      for name in ("s.npz", "metrics.json", "r.html")
+    )
+  )
+  assert [path.name for path in tmp_path.iterdir()] == ["per_class.csv"]
+
+
+def test_each_version_of_an_export_has_its_own_folder(folder, tmp_path):
+  run = tmp_path / "run"
+  for version, sign in ((1, 1), (2, -1)):
+    _save_model(run / "saved_model" / str(version), sign=sign)
+    _evaluate(folder, f"--saved_model={run / 'saved_model'}")
+  evaluated = {
+    path.name: json.loads((path / "metrics.json").read_text())["evaluated"]
+    for path in run.iterdir()
+    if path.name != "saved_model"
+  }
+  assert {k: x["saved_model"] for k, x in evaluated.items()} == {
+    "evaluation_eval": "saved_model/1",
+    "evaluation_eval_2": "saved_model/2",
+  }
+  out = _evaluate(folder, f"--saved_model={run / 'saved_model' / '2'}")
+  assert f"wrote {run}/saved_model/evaluation_eval_2/metrics.json" in out
+
+
+def test_another_evaluation_is_not_overwritten(folder, tmp_path):
+  for name in ("a", "b"):
+    _save_model(tmp_path / name)
+  ids, _, scores = _truth()
+  np.savez(tmp_path / "s.npz", ids=ids, mids=toy.NAMES, scores=scores)
+  first = f"--saved_model={tmp_path / 'a'}"
+  _evaluate(folder, first)
+  _evaluate(folder, first)  # The same again.
+  there = tmp_path / "evaluation_eval"
+  before = (there / "metrics.json").read_text()
+  other_data = tmp_path / "other"
+  other_data.mkdir()
+  toy.write_dataset(other_data, num_eval=12)
+  for arguments, what in (
+    ([f"--saved_model={tmp_path / 'b'}"], "saved_model a"),
+    ([f"--scores={tmp_path / 's.npz'}"], "saved_model a"),
+    ([first, f"--data_dir={other_data}"], "other data"),
+  ):
+    error = _evaluate(folder, *arguments, run=command.fail)
+    assert f"{there} holds the evaluation of {what}: give --output_dir" in error
+    assert (there / "metrics.json").read_text() == before
+  _evaluate(folder, f"--saved_model={tmp_path / 'b'}", f"--output_dir={there}")
+  assert (there / "metrics.json").read_text() != before
+
+
+def test_what_is_no_folder_of_a_saved_model_is_told(folder, tmp_path):
+  for name, content, message in (
+    (
+      "2.tflite",
+      b"?",
+      "a TFLite model; wanted is the folder of the SavedModel",
+    ),
+    ("s.npz", b"?", "a file; wanted is the folder of a SavedModel"),
+    ("saved_model.pb", b"?", "give the folder that it is in"),
+  ):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert f"{path}: {message}" in _evaluate(
+      folder, f"--saved_model={path}", run=command.fail
+    )
+    path.unlink()
+  error = _evaluate(folder, f"--scores={folder / 'model'}", run=command.fail)
+  assert "a folder; scores are in a file" in error
+  assert not list(tmp_path.iterdir())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """tools/inspect_records.py as a user calls it."""
 
+import dataclasses
 import io
-import json
 import shutil
 
 import matplotlib.image
@@ -12,7 +12,8 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, toy
-from tf_audioset import clip_lists, labels, preparation, prepared
+from tf_audioset.data import labels, prepared
+from tf_audioset.preparation import clip_lists, prepare
 
 _TOOL = "tools/inspect_records.py"
 
@@ -83,6 +84,20 @@ def test_validation_names_all_that_is_bad(folder, tmp_path):
   assert f"clip {table.id[5].decode()}: its audio or its labels" in done.stdout
 
 
+def test_a_letter_that_changed_in_a_class_name_is_told(tmp_path):
+  toy.write_dataset(tmp_path)
+  info = tmp_path / "dataset_info.json"
+  text = info.read_text()
+  info.write_text(text.replace('"name": "Noise"', '"name": "Moise"'))
+  line = command.fail(_TOOL, tmp_path, "--validate")
+  assert f"{info}: changed since it was written" in line
+  # As older versions wrote it.
+  lines = text.splitlines(keepends=True)
+  info.write_text("".join(x for x in lines if '"sha256"' not in x))
+  done = command.run(_TOOL, tmp_path, "--validate")
+  assert done.returncode == 0 and "without a digest" in done.stdout
+
+
 def test_records_of_audax_are_shown_as_far_as_they_say(tmp_path):
   samples = toy.clip(0, 5000)[0]
   flac = io.BytesIO()
@@ -109,32 +124,36 @@ def test_records_of_audax_are_shown_as_far_as_they_say(tmp_path):
   np.testing.assert_array_equal(written, samples)
 
 
-def test_an_id_may_be_a_number(tmp_path):
-  levels = {"7": 0.1, "1": 0.2, "64760": 0.3}
+def test_an_id_may_be_a_number_or_long(tmp_path):
+  # As a path below --class_dirs it may be longer than a file's name.
+  long = f"a/{'b' * 150}/{'c' * 150}.wav"
+  levels = {"7": 0.1, "1": 0.2, "64760": 0.3, long: 0.4}
   clips = []
   for clip_id, level in levels.items():
-    path = tmp_path / f"{clip_id}_in.wav"
+    path = tmp_path / f"in{len(clips)}.wav"
     soundfile.write(path, np.full(16000, level), 16000)
     clips.append(clip_lists.Clip(clip_id, str(path), (0,)))
   for split, part in (("eval", clips[:1]), ("train", clips[1:])):
-    preparation.prepare(
+    prepare.prepare(
       labels.ClassList.from_names(["a"]),
       part,
       str(tmp_path / "out"),
       split,
-      preparation.Options(),
-      preparation.local_runner(1),
+      prepare.Options(),
+      prepare.local_runner(1),
     )
   for wanted, written in (
     ("64760", "64760"),
     ("1", "1"),
     ("0", "7"),  # No id: the place, in the first split.
+    (long, long.replace("/", "_")[-200:]),
   ):
     command.succeed(
       _TOOL, tmp_path / "out", f"--play={wanted}", f"--output_dir={tmp_path}"
     )
     samples, _ = soundfile.read(tmp_path / f"{written}.wav")
-    np.testing.assert_allclose(samples, levels[written], atol=1e-4)
+    level = levels["7" if wanted == "0" else wanted]
+    np.testing.assert_allclose(samples, level, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +176,10 @@ def test_mistakes_are_one_line(folder, arguments, message):
 
 @pytest.mark.parametrize("flags", [[], ["--validate"]])
 def test_a_folder_without_a_split_is_told(folder, tmp_path, flags):
-  info = json.loads((folder / "dataset_info.json").read_text())
-  info["splits"] = {}
-  (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+  info = prepared.read_dataset_info(str(folder))
+  prepared.write_dataset_info(
+    str(tmp_path), dataclasses.replace(info, splits={})
+  )
   line = command.fail(_TOOL, tmp_path, *flags)
   assert f"{tmp_path}: dataset_info.json names no split" in line
 
@@ -179,11 +199,10 @@ def test_a_sound_for_which_there_is_no_room_is_told(folder, tmp_path):
 
 def test_names_with_dollars_are_no_formulas(folder, tmp_path):
   shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-  info = tmp_path / "dataset_info.json"
-  text = info.read_text()
-  for name in toy.NAMES:
-    text = text.replace(name, name.replace("o", "$_$"))
-  info.write_text(text)
+  info = prepared.read_dataset_info(str(folder))
+  names = [name.replace("o", "$_$") for name in toy.NAMES]
+  info = dataclasses.replace(info, classes=labels.ClassList.from_names(names))
+  prepared.write_dataset_info(str(tmp_path), info)
   flags = ["--play=train3", "--plot=train3", f"--output_dir={tmp_path}"]
   # In the title, too.
   assert "$_$" in command.succeed(_TOOL, tmp_path, *flags)

@@ -21,14 +21,10 @@ import time
 import tensorflow as tf
 
 from tests import small
-from tf_audioset import (
-  checkpoints,
-  config,
-  distribution,
-  evaluation,
-  reporting,
-  training,
-)
+from tf_audioset import experiment
+from tf_audioset.evaluation import scoring
+from tf_audioset.runtime import cli, distribution, gin_config
+from tf_audioset.training import checkpoints, reporting
 
 # 24 epochs of 3 steps; a loop is 2 steps and then 1.
 _BINDINGS = (
@@ -39,8 +35,8 @@ _BINDINGS = (
 
 
 def _train(folder: pathlib.Path, workdir: pathlib.Path) -> None:
-  config.load(["gin/quickstart.gin"], _BINDINGS)
-  training.train(
+  gin_config.load(["gin/quickstart.gin"], _BINDINGS)
+  experiment.Experiment().run(
     distribution.strategy(None), str(folder / "records"), str(workdir)
   )
 
@@ -96,6 +92,7 @@ def _start(folder, workdir, prepare) -> int:
       _train(folder, workdir)
       code = 0
     finally:
+      cli.remove_generated_code()
       os._exit(code)
   return os.waitpid(pid, 0)[1]
 
@@ -126,7 +123,7 @@ def main() -> None:
       if i % 2:
         _die_in_writing(killed, count)
       elif i % 4:
-        _die_at_call(evaluation.Evaluator, "evaluate", count, delay_seconds)
+        _die_at_call(scoring.Evaluator, "evaluate", count, delay_seconds)
       else:
         _die_at_call(reporting.Report, "loop", count, delay_seconds)
 

@@ -16,7 +16,8 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, reference
-from tf_audioset import clip_lists, preparation, prepared, records
+from tf_audioset.data import prepared, records
+from tf_audioset.preparation import audit, class_folders, prepare
 
 _TOOL = command.ROOT / "tools" / "make_tfrecords.py"
 
@@ -86,8 +87,13 @@ def _audioset(tmp_path):
 
 
 def test_audiosets_form_with_bad_files(audioset, tmp_path):
-  error = command.fail(_TOOL, *audioset, code=1)
-  assert "5 of 10 rows are written, less than --min_coverage=0.99" in error
+  error = command.fail(_TOOL, *audioset, code=2)
+  # Of "/m/b,/m/a" one by one, and one of them twice.
+  assert "1 of 11 labels (9.09 %) are not in the class list, such as" in error
+  assert "'/m/unknown'; that has '/m/a', '/m/b', '/m/c' and so on" in error
+  assert not (tmp_path / "out").exists()
+  error = command.fail(_TOOL, *audioset, "--max_unknown_labels=0.1", code=1)
+  assert "5 of 9 clips are written, less than --min_coverage=0.99" in error
   out = tmp_path / "out"
   clips = _read(out, "train")
   assert {name: found for name, (_, found) in clips.items()} == {
@@ -103,11 +109,12 @@ def test_audiosets_form_with_bad_files(audioset, tmp_path):
   assert np.abs(clips["stereo"][0]).max() == pytest.approx(8192, rel=0.02)
   assert np.abs(clips["ms"][0]).max() == pytest.approx(16384, rel=0.05)
 
-  audit = json.loads((out / "audit.json").read_text())["train"]
-  assert (audit["expected"], audit["found"], audit["written"]) == (10, 9, 5)
+  said = json.loads((out / "audit.json").read_text())["train"]
+  assert (said["expected"], said["found"], said["written"]) == (10, 8, 5)
+  assert said["repeated"] == 1
   named = {
     reason: {row["id"] for row in rows}
-    for reason, rows in audit["clips"].items()
+    for reason, rows in said["clips"].items()
   }
   assert named == {
     "missing": {"nowhere"},
@@ -115,6 +122,8 @@ def test_audiosets_form_with_bad_files(audioset, tmp_path):
     "unknown_label": {"unlabelled"},
     "duplicate_id": {"plain"},
     "shortened": {"with_prefix"},
+    "overlong": {"with_prefix"},
+    "truncated": {"-dash_start", "ms", "stereo", "plain"},
   }
   info = json.loads((out / "dataset_info.json").read_text())
   assert info["classes"][0] == {"index": 0, "mid": "/m/a", "name": "A, first"}
@@ -169,15 +178,84 @@ def test_a_folder_a_class_and_a_second_split(tmp_path):
     for i in range(3):
       soundfile.write(tmp_path / "in" / name / f"{i}.wav", _tone(), 16000)
   common = [_TOOL, f"--output_dir={tmp_path / 'out'}"]
+  (tmp_path / "in" / "notes.txt").touch()
   for split in ("train", "eval"):
-    command.succeed(
+    said = command.succeed(
       *common, f"--class_dirs={tmp_path / 'in'}", f"--split={split}"
     )
+    assert said.startswith("2 classes: cat 3, dog 3\n")
+    assert "passed over: 1 .txt\n  every file is accounted for: 6 + 1" in said
   info = prepared.read_dataset_info(str(tmp_path / "out"))
   assert info.classes.names == ("cat", "dog")
   assert set(info.splits) == {"train", "eval"}
   clips = _read(tmp_path / "out", "train")
   assert clips["dog/2.wav"][1] == [1]
+
+
+def test_a_public_list_is_prepared_as_it_is(tmp_path):
+  """As UrbanSound8K's, some of whose files were cut."""
+  for i, seconds in ((1, 1.0), (2, 1.0), (3, 3.0)):
+    path = tmp_path / "audio" / f"fold{i}" / f"10000{i}-3-0-0.wav"
+    path.parent.mkdir(parents=True)
+    soundfile.write(path, _tone(seconds, hz=100 * i), 16000)
+  (tmp_path / "meta.csv").write_text(
+    "slice_file_name;fsID;start;end;classID;class\r\n"
+    "100001-3-0-0.wav;100001;0.0;1.0;3;dog_bark\r\n"
+    "100002-3-0-0.wav;100002;0.0;1.0;3;dog_bark\r\n"
+    "100002-3-0-0.wav;100002;0.0;1.0;3; siren\r\n"
+  )
+  said = command.succeed(
+    _TOOL,
+    f"--manifest_csv={tmp_path / 'meta.csv'}",
+    f"--audio_dir={tmp_path / 'audio'}",
+    f"--output_dir={tmp_path / 'out'}",
+  )
+  assert (
+    said
+    == f"""\
+{tmp_path}/meta.csv: semicolon-separated, files in column 'slice_file_name', \
+labels in column 'class'
+2 classes: dog_bark 2, siren 1
+train: 3 rows of 2 clips, 2 files found, 2 clips written (100.00 %)
+  repeated: 1 merged_rows: its labels were added to an earlier row of the same \
+clip
+    100002-3-0-0.wav: line 4 adds siren to line 3
+  every row is accounted for: 2 + 1 = 3
+  passed over: 1 that match no row (fold3/100003-3-0-0.wav)
+  every file is accounted for: 2 + 1 = 3
+see {tmp_path}/out/audit.txt
+"""
+  )
+  clips = _read(tmp_path / "out", "train")
+  assert {name: found for name, (_, found) in clips.items()} == {
+    "100001-3-0-0.wav": [0],
+    "100002-3-0-0.wav": [0, 1],
+  }
+
+
+def test_what_was_cut_off_is_told_and_dropped(tmp_path):
+  (tmp_path / "audio").mkdir()
+  lines = ""
+  for i, seconds in enumerate((10.0, 1.2, 2.2, 3.0)):
+    name = tmp_path / "audio" / f"AAAAAAAAAA{i}_30.0-40.0.wav"
+    soundfile.write(name, _tone(seconds, hz=100 * (i + 1)), 16000)
+    lines += f'AAAAAAAAAA{i}, 30.000, 40.000, "/m/09x0r"\n'
+  (tmp_path / "segments.csv").write_text(lines)
+  done = command.run(
+    _TOOL,
+    f"--segments_csv={tmp_path / 'segments.csv'}",
+    f"--audio_dir={tmp_path / 'audio'}",
+    f"--output_dir={tmp_path / 'out'}",
+    "--drop=truncated",
+  )
+  assert done.returncode == 1 and "1 of 4 clips are written" in done.stderr
+  assert (
+    "left out: 3 truncated: shorter than the list says by more than 10 %\n"
+    "    AAAAAAAAAA1: 1.2 of 10.0 s\n    AAAAAAAAAA2: 2.2 of 10.0 s\n"
+    "    AAAAAAAAAA3: 3.0 of 10.0 s\n"
+  ) in done.stdout
+  info = prepared.read_dataset_info(str(tmp_path / "out"))
+  assert info.classes.is_audioset
 
 
 def test_a_killed_run_is_continued(tmp_path):
@@ -225,12 +303,15 @@ def test_a_killed_run_is_continued(tmp_path):
   said = command.succeed(*arguments, f"--output_dir={out}", "--num_workers=1")
   assert f"{done} of 6 shards were done by an earlier run" in said
   whole = tmp_path / "whole"
-  preparation.prepare(
-    *clip_lists.from_class_dirs(str(tmp_path / "in")),
+  found = class_folders.read(str(tmp_path / "in"))
+  prepare.prepare(
+    found.classes,
+    found.clips,
     str(whole),
     "train",
-    preparation.Options(clips_per_shard=10),
-    preparation.local_runner(1),
+    prepare.Options(clips_per_shard=10),
+    prepare.local_runner(1),
+    audit.of_source(found),
   )
   names = {path.name for path in whole.iterdir()}
   assert {path.name for path in out.iterdir()} == names
@@ -254,9 +335,33 @@ def _runs(pid: str) -> bool:
     (["--output_dir=out", "--class_dirs=none"], "--class_dirs=none: no such"),
     (
       ["--output_dir=out", "--segments_csv=s.csv"],
-      "--segments_csv needs --class_labels_csv",
+      "--segments_csv needs --audio_dir",
     ),
     (["--output_dir=out", "--class_dir=x"], "class_dir"),
+    (
+      ["--output_dir=out", "--class_dirs=.", "--labels_map=x"],
+      "--labels_map does not go with --class_dirs",
+    ),
+    (
+      [
+        "--output_dir=out",
+        "--segments_csv=x",
+        "--audio_dir=.",
+        "--separator=;",
+      ],
+      "--segments_csv=x: no such",
+    ),
+    (
+      ["--output_dir=out", f"--manifest_csv={__file__}", "--separator=tabs"],
+      "--separator=tabs: give comma, tab",
+    ),
+    (
+      ["--output_dir=out", "--class_dirs=."],
+      "=out is in --class_dirs=., where",
+    ),
+    (["--output_dir=.", "--class_dirs=."], "=. is in --class_dirs=., where"),
+    (["--output_dir=out", "--class_dirs=empty"], "empty: holds no folder"),
+    (["--output_dir=out", f"--class_dirs={__file__}"], "is no folder"),
     (["--output_dir=out", "--class_dirs=.", "extra"], "'extra'"),
     (["--output_dir=out", "--clips_per_shard=0", "--class_dirs=."], "shard"),
     (["--output_dir=out", "--clip_seconds=inf", "--class_dirs=."], "600"),
@@ -275,6 +380,7 @@ def _runs(pid: str) -> bool:
   ],
 )
 def test_a_mistake_is_one_line(tmp_path, arguments, message):
+  (tmp_path / "empty").mkdir()
   assert message in command.fail(_TOOL, *arguments, cwd=tmp_path)
   assert not (tmp_path / "out").exists()
 
@@ -303,6 +409,7 @@ def test_real_recordings_with_damage(tmp_path):
     path = audio / f"Y{clip_id}.flac"
     samples, rate_hz = soundfile.read(path, dtype="int16")
     soundfile.write(path, 0 * samples, rate_hz)
+  in_list = dict(seconds)
   for clip_id, original in zip(copied, originals):
     shutil.copy(audio / f"Y{original}.flac", audio / f"Y{clip_id}.flac")
     seconds[clip_id] = seconds[original]
@@ -316,11 +423,11 @@ def test_real_recordings_with_damage(tmp_path):
     "--num_workers=1",
     code=1,
   )
-  assert "84 of 124 rows are written" in error
-  audit = json.loads((tmp_path / "out" / "audit.json").read_text())["eval"]
+  assert "84 of 124 clips are written" in error
+  said = json.loads((tmp_path / "out" / "audit.json").read_text())["eval"]
   named = {
     reason: {row["id"]: row["detail"] for row in rows}
-    for reason, rows in audit["clips"].items()
+    for reason, rows in said["clips"].items()
   }
   assert set(named["missing"]) == set(deleted)
   assert set(named["undecodable"]) == set(truncated)
@@ -339,7 +446,17 @@ def test_real_recordings_with_damage(tmp_path):
     assert len(samples) == pytest.approx(16000 * seconds[clip_id], abs=20)
   short = {name for name in clips if len(clips[name][0]) < 16000}
   assert set(named["short"]) == short
+  # Of the copies, the lengths are not those of their rows.
+  excess = {name: seconds[name] - in_list[name] for name in copied}
+  assert set(named["truncated"]) == {
+    name for name, x in excess.items() if -x > max(0.1 * in_list[name], 0.1)
+  }
+  assert set(named["overlong"]) == {
+    name for name, x in excess.items() if x > max(0.1 * in_list[name], 0.1)
+  }
   assert set(named) <= {
+    "truncated",
+    "overlong",
     "missing",
     "undecodable",
     "silent",

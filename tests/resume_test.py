@@ -93,7 +93,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_ends_the_run(folder, undisturbed):
   limited = (
     "import resource, sys, runpy;"
     "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, -1));"
-    "from tf_audioset import checkpoints;"
+    "from tf_audioset.training import checkpoints;"
     "checkpoints._RETRY_SECONDS = (1,);"
     "sys.argv[0] = 'train';"
     "runpy.run_module('tests.small', run_name='__main__')"

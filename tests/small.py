@@ -10,7 +10,7 @@ import gin
 import tensorflow as tf
 
 from tests import toy
-from tf_audioset import cli
+from tf_audioset.runtime import cli
 
 # 3 steps an epoch of `toy.write_dataset`.
 BINDINGS = (

@@ -4,21 +4,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import (
-  audio,
-  export,
-  features,
-  labels,
-  losses,
-  prepared,
-  records,
-  tagger,
-)
+from tf_audioset import features
+from tf_audioset.data import audio, labels, prepared, records
+from tf_audioset.models import tagger
+from tf_audioset.serving import export
+from tf_audioset.training import losses
 
 NAMES = ("Low tone", "High tone", "Noise")
 
@@ -120,6 +116,14 @@ def write_dataset(
       splits=splits,
     ),
   )
+
+
+def rename_class(folder, name: str, new: str) -> None:
+  """Makes a dataset, by its description, one of other classes."""
+  info = prepared.read_dataset_info(str(folder))
+  names = [new if x == name else x for x in info.classes.names]
+  info = dataclasses.replace(info, classes=labels.ClassList.from_names(names))
+  prepared.write_dataset_info(str(folder), info)
 
 
 def nodes(graph) -> list:

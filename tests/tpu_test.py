@@ -11,17 +11,11 @@ from tensorflow.python.client import session
 from tensorflow.python.tpu import tpu_system_metadata
 
 from tests import toy
-from tf_audioset import (
-  augment,
-  distribution,
-  export,
-  features,
-  losses,
-  optimization,
-  tagger,
-  trainer,
-)
-from tf_audioset.models import resnet
+from tf_audioset import features
+from tf_audioset.models import resnet, tagger
+from tf_audioset.runtime import distribution
+from tf_audioset.serving import export
+from tf_audioset.training import augment, losses, optimizers, trainer
 
 _NUM_CORES = 4
 
@@ -72,9 +66,9 @@ def test_the_training_loop_is_built_for_every_core(strategy):
       dropout_rate=0.4,
     )
     model(tf.zeros([1, 8000]))
-    schedule = optimization.WarmupCosine(3e-2, 10, 20, warmup_epochs=1)
-    optimizer = optimization.adamw(schedule, weight_decay=1e-4)
-    optimization.create_slots(optimizer, model.trained_variables)
+    schedule = optimizers.WarmupCosine(3e-2, 10, 20, warmup_epochs=1)
+    optimizer = optimizers.adamw(schedule, weight_decay=1e-4)
+    optimizers.create_slots(optimizer, model.trained_variables)
   steps = trainer.Trainer(
     strategy, model, optimizer, global_batch_size=8, seed=0, clip_norm=1.0
   )

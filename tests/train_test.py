@@ -17,16 +17,13 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, small, toy
-from tf_audioset import (
-  audax,
-  config,
-  data,
-  distribution,
-  export,
-  prepared,
-  storage,
-  training,
-)
+from tf_audioset import experiment
+from tf_audioset.data import pipeline as pipeline_lib
+from tf_audioset.data import prepared
+from tf_audioset.runtime import distribution, gin_config, storage
+from tf_audioset.serving import export
+from tf_audioset.training import run_data, workdir
+from tf_audioset.weights import audax
 
 _SMALL = (
   "train.global_batch_size = 8",
@@ -52,15 +49,24 @@ def _arguments(folder, *bindings, gin_file="gin/quickstart.gin"):
 @pytest.fixture(name="trained", scope="module")
 def _trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp("trained")
-  (folder / "records").mkdir()
+  for name in ("records", "temporary"):
+    (folder / name).mkdir()
   toy.write_dataset(folder / "records")
-  return folder, command.succeed(*_arguments(folder))
+  variables = [("TMPDIR", str(folder / "temporary"))]
+  return folder, command.succeed(*_arguments(folder), variables=variables)
+
+
+def test_no_temporary_file_stays(trained):
+  assert not list((trained[0] / "temporary").iterdir())
 
 
 def test_the_log_and_the_work_directory_are_complete(trained):
   folder, log = trained
   run = folder / "run"
   assert "24 training and 10 validation clips, 3 classes" in log
+  assert "from step 0 and random weights\n" in log
+  assert "validation: 10 clips of split eval\n" in log
+  assert "warning" not in log
   loops = [line for line in log.splitlines() if line.startswith("step ")]
   # 3 steps an epoch, 2 a loop: 2 loops an epoch.
   assert len(loops) == 8
@@ -68,6 +74,8 @@ def test_the_log_and_the_work_directory_are_complete(trained):
     assert part in loops[-1]
   assert "step 12/12" in loops[-1]
   assert log.count("mAP") == log.count("mAUC") == log.count("d'") == 4
+  epochs = [line for line in log.splitlines() if line.startswith("epoch ")]
+  assert all(re.search(r"  loss \d+\.\d{4}$", line) for line in epochs)
   assert "train.num_epochs = 4" in (run / "config.gin").read_text()
   newest = tf.train.latest_checkpoint(str(run / "checkpoints"))
   assert newest.endswith("ckpt-12")
@@ -77,14 +85,17 @@ def test_the_log_and_the_work_directory_are_complete(trained):
     "loss",
     "learning_rate",
     "gradient_norm",
-    "clips_per_second",
-    "input_wait_share",
-    "bad_records",
+    "input/clips_per_second",
+    "input/wait_share",
+    "input/bad_records",
     "augmented",
+    *(f"augmented/{i}" for i in range(1, 5)),
     "mAP",
     "mAUC",
     "dprime",
-    "AP_of_the_classes",
+    "AP_by_class",
+    "config.gin",
+    "_hparams_/session_start_info",
   }
   rows = _metrics(run)
   assert [row["step"] for row in rows if "loss" in row] == [
@@ -96,6 +107,12 @@ def test_the_log_and_the_work_directory_are_complete(trained):
   ]  # fmt: skip
   summary = json.loads((run / "summary.json").read_text())
   assert summary["last_validation"] == validations[-1]
+  shown = [
+    float(tf.make_ndarray(value.tensor))
+    for _, value in _summaries(run / "summaries" / "validation")
+    if value.tag == "loss"
+  ]
+  assert shown == pytest.approx([row["validation_loss"] for row in validations])
   best = max(validations, key=lambda row: row["mAP"])
   assert summary["best_mAP"] == pytest.approx(best["mAP"], abs=1e-6)
   assert summary["best_step"] == best["step"]
@@ -110,7 +127,7 @@ def _summaries(run):
   """(step, tf.Summary.Value) of all of a run's event files."""
   return [
     (event.step, value)
-    for path in sorted(run.glob("summaries/*/*.v2"))
+    for path in sorted(run.rglob("*.v2"))
     for event in map(
       tf.compat.v1.Event.FromString,
       tf.data.TFRecordDataset(str(path)).as_numpy_iterator(),
@@ -125,16 +142,28 @@ def _metrics(run):
 
 
 def test_the_pictures_are_of_augmented_features(trained):
-  pictures = [
-    tf.io.decode_png(png).numpy()
-    for _, value in _summaries(trained[0] / "run")
-    if value.tag == "augmented"
-    for png in tf.make_ndarray(value.tensor)[2:]
-  ]
-  assert len(pictures) == 4
-  for picture in pictures:
-    assert picture.shape == (64, 51, 1)  # Bands, frames of half a second.
-    assert picture.std() > 10
+  pictures = {
+    (step, value.tag): tf.io.decode_png(tf.make_ndarray(value.tensor)[2])
+    for step, value in _summaries(trained[0] / "run")
+    if value.tag.startswith("augmented/")
+  }
+  # At the start and after each epoch of so few, but the last.
+  assert set(pictures) == {
+    (step, f"augmented/{i}") for step in (0, 3, 6, 9) for i in range(1, 5)
+  }
+  for picture in pictures.values():
+    assert picture.shape == (360, 900, 3)
+    assert picture.numpy().std() > 10
+
+
+def test_the_config_is_shown(trained):
+  folder, _ = trained
+  (text,) = (
+    tf.make_ndarray(value.tensor).item().decode()
+    for _, value in _summaries(folder / "run" / "summaries")
+    if value.tag == "config.gin"
+  )
+  assert (folder / "run" / "config.gin").read_text() in text
 
 
 def test_the_curves_can_be_drawn(trained, tmp_path):
@@ -150,7 +179,7 @@ def test_the_curves_can_be_drawn(trained, tmp_path):
 
 def test_the_saved_config_is_a_gin_file_of_the_same_run(trained):
   folder, _ = trained
-  config.load([str(folder / "run" / "config.gin")])
+  gin_config.load([str(folder / "run" / "config.gin")])
   assert gin.query_parameter("train.global_batch_size") == 8
   assert gin.query_parameter("ResNet.width") == 8
 
@@ -158,9 +187,17 @@ def test_the_saved_config_is_a_gin_file_of_the_same_run(trained):
 def test_the_same_command_after_the_end_judges_and_exports_again(trained):
   folder, first = trained
   before = (folder / "run" / "metrics.jsonl").read_bytes()
+  # As kill -9 leaves them.
+  left = [
+    folder / "run" / name
+    for name in ("run.json.tmp-12", "thresholds/3.json.tmp-7")
+  ]
+  for path in left:
+    path.write_bytes(b"half")
   log = command.succeed(*_arguments(folder))
   assert "continuing from" in log and "at step 12\n" in log
   assert (folder / "run" / "metrics.jsonl").read_bytes() == before
+  assert not any(path.exists() for path in left)
   assert [line for line in first.splitlines() if "epoch 4" in line] == [
     line for line in log.splitlines() if "epoch" in line
   ]
@@ -182,9 +219,9 @@ def test_the_same_command_after_the_end_judges_and_exports_again(trained):
 def test_a_run_is_not_continued_as_another(trained, binding, message):
   run = trained[0] / "run"
   before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-  config.load(["gin/quickstart.gin"], [*_SMALL, binding])
+  gin_config.load(["gin/quickstart.gin"], [*_SMALL, binding])
   with pytest.raises(ValueError, match=message):
-    training.train(
+    experiment.Experiment().run(
       distribution.strategy(None), str(trained[0] / "records"), str(run)
     )
   assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
@@ -193,7 +230,7 @@ def test_a_run_is_not_continued_as_another(trained, binding, message):
 def test_two_runs_do_not_share_a_work_directory(trained):
   folder, _ = trained
   run = str(folder / "run")
-  config.load(["gin/quickstart.gin"], _SMALL)
+  gin_config.load(["gin/quickstart.gin"], _SMALL)
   hold = (
     "import fcntl, sys\n"
     "file = open(sys.argv[1] + '/.lock', 'w')\n"
@@ -209,25 +246,35 @@ def test_two_runs_do_not_share_a_work_directory(trained):
   assert other.stdout.readline() == b"held\n"
   half_written = folder / "run" / "checkpoints" / "ckpt-99_temp"
   half_written.mkdir()
+  (folder / "run" / "run.json.tmp-12").touch()
   with pytest.raises(ValueError, match="another run is at work there"):
-    training.train(distribution.strategy(None), str(folder / "records"), run)
+    experiment.Experiment().run(
+      distribution.strategy(None), str(folder / "records"), run
+    )
   assert half_written.exists()  # The other's: nothing was mended.
   half_written.rmdir()
+  (folder / "run" / "run.json.tmp-12").unlink()
   other.communicate()
   assert storage.lock(run) is not None
 
 
-def test_without_a_validation_none_is_the_best(trained, tmp_path):
+def test_without_a_validation_none_is_the_best(trained, tmp_path, monkeypatch):
   records = str(trained[0] / "records")
   # One clip is not both, with a label and without.
   percent = 1 + min(prepared.find_split(records, "train").index.bucket)
-  config.load(
+  gin_config.load(
     ["gin/quickstart.gin"],
     [*_SMALL, f"train.holdout_percent = {percent}", "train.exported = 'best'"],
   )
+  run = tmp_path / "run"
   with pytest.raises(ValueError, match="no checkpoint can be the best"):
-    training.train(distribution.strategy(None), records, str(tmp_path / "run"))
-  assert (tmp_path / "run" / "checkpoints" / "ckpt-2.index").exists()
+    experiment.Experiment().run(distribution.strategy(None), records, str(run))
+  assert not run.exists()
+  # Of large data without a table of clips, it turns out after an epoch.
+  monkeypatch.setattr(run_data, "check_labels", lambda *_, **__: [])
+  with pytest.raises(ValueError, match="no checkpoint can be the best"):
+    experiment.Experiment().run(distribution.strategy(None), records, str(run))
+  assert (run / "checkpoints" / "ckpt-2.index").exists()
 
 
 def test_other_classes_are_refused_and_other_parameters_shown(
@@ -238,8 +285,8 @@ def test_other_classes_are_refused_and_other_parameters_shown(
   folder = tmp_path / "copy"
 
   def start(*bindings):
-    config.load(["gin/quickstart.gin"], [*_SMALL, *bindings])
-    training.train(
+    gin_config.load(["gin/quickstart.gin"], [*_SMALL, *bindings])
+    experiment.Experiment().run(
       distribution.strategy(None), str(folder / "records"), str(folder / "run")
     )
 
@@ -250,8 +297,7 @@ def test_other_classes_are_refused_and_other_parameters_shown(
   assert (
     "changed since the last start:\n-Mixup.alpha = 0.2\n+Mixup.alpha = 0.7\n"
   ) in out
-  info = folder / "records" / "dataset_info.json"
-  info.write_text(info.read_text().replace(toy.NAMES[0], "Hum"))
+  toy.rename_class(folder / "records", toy.NAMES[0], "Hum")
   with pytest.raises(ValueError, match="begun with class list"):
     start()
 
@@ -354,7 +400,7 @@ def test_checkpoints_are_exported_as_versions(trained, tmp_path):
   trained_model = export.ExportedTagger(str(run / "saved_model"))
   np.testing.assert_allclose(last, trained_model.score(waveform)[0], atol=1e-6)
   assert abs(last - old).max() > 1e-3
-  config.load([str(run / "config.gin")])
+  gin_config.load([str(run / "config.gin")])
   tagger = gin.query_parameter("train.model").scoped_configurable_fn(
     num_classes=3
   )
@@ -368,6 +414,10 @@ def test_checkpoints_are_exported_as_versions(trained, tmp_path):
   [
     (["--checkpoint=none"], "no checkpoint none"),
     (["--checkpoint=last", "--version=1"], "has a version 1"),
+    (
+      ["--checkpoint=last", "--output_dir=/proc/none"],
+      "/proc/none: cannot be written to",
+    ),
   ],
 )
 def test_what_cannot_be_exported_is_told(trained, arguments, message):
@@ -385,7 +435,7 @@ def test_a_work_directory_is_needed_to_export(trained, tmp_path):
   assert [row["name"] for row in run.pop("classes")] == list(toy.NAMES)
   (tmp_path / "run.json").write_text(json.dumps(run))
   with pytest.raises(ValueError, match="older version: give the training"):
-    training.read_run(str(tmp_path))
+    workdir.read_run(str(tmp_path))
 
 
 def test_another_models_checkpoint_is_not_exported(trained, tmp_path):
@@ -448,7 +498,9 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("wrong/Tagger.dropout_rate = 0.1", "nothing uses wrong/Tagger"),
     ("UNUSED = 3", "nothing uses UNUSED"),
     ("ConvNeXt.variant = 'tiny'", "nothing uses ConvNeXt.variant"),
-    ("train.validation_split = 'test'", "no split 'test'"),
+    ("train.validation_split = 'test'", "no split 'test'.*holdout_percent = "),
+    ("train.holdout_percent = 1", "holds out no clip of the 24 of split train"),
+    ("Tagger.backbone = 'ResNet'", r"write Tagger.backbone = @ResNet\(\)"),
     ("train.num_epochs = 0", "num_epochs is 0; it must be .* at least 1"),
     ("train.num_epochs = 1.5", "num_epochs is 1.5; .* whole number"),
     ("train.steps_per_loop = 2.0", "steps_per_loop is 2.0; .* whole number"),
@@ -466,6 +518,8 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("LogMel.sample_rate_hz = 32000", "is 32000; records have 16000"),
     ("Mixup.alpha = -1", "alpha is -1"),
     ("Pipeline.padding = 'mirror'", "'mirror'"),
+    ("Pipeline.decoder = 'mp3'", "decoder is 'mp3': allowed are miniaudio, so"),
+    ("Tagger.loss = @LogMel()", "Tagger.loss is LogMel: a loss is called with"),
     ("train.holdout_percent = 100", "is 100; it must be .*, 0 to 99"),
     ("train.training_percent = 0", "is 0; it must be .*, 1 to 100"),
     ("train.precision = 'float16'", "'float16'.*mixed_bfloat16"),
@@ -478,8 +532,8 @@ def test_a_mistake_in_the_configuration_is_refused(
 ):
   folder, _ = trained
   with pytest.raises(ValueError, match=message) as error:
-    config.load(["gin/quickstart.gin"], [*_SMALL, binding])
-    training.train(
+    gin_config.load(["gin/quickstart.gin"], [*_SMALL, binding])
+    experiment.Experiment().run(
       distribution.strategy(None),
       str(folder / "records"),
       str(tmp_path / "run"),
@@ -491,10 +545,10 @@ def test_a_mistake_in_the_configuration_is_refused(
 def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(
   trained, tmp_path
 ):
-  config.load(["gin/quickstart.gin"], _SMALL)
+  gin_config.load(["gin/quickstart.gin"], _SMALL)
   for name in ("run[1]", "run\\1"):
     with pytest.raises(ValueError, match="cannot read checkpoints whose path"):
-      training.train(
+      experiment.Experiment().run(
         distribution.strategy(None),
         str(trained[0] / "records"),
         str(tmp_path / name),
@@ -505,8 +559,9 @@ def test_a_folder_that_tensorflow_takes_for_a_pattern_is_refused(
 @pytest.mark.parametrize(
   ("binding", "message"),
   [
-    ("train.base_learning_rate = 'two'", "a value of train in gin?"),
-    ("train.num_epochs = 'two'", "num_epochs is 'two'; it must be"),
+    ("train.base_learning_rate = 'two'", "is 'two'; it must be a number"),
+    ("Tagger.loss = MultiClass", "write Tagger.loss = @MultiClass()"),
+    ("Tagger.loss = @MultiClass()", "clips have several labels (such as train"),
     ("wrong/Tagger.dropout_rate = 0.1", "nothing uses wrong/Tagger"),
     ("train.schedule = @gin.REQUIRED", "gin"),
   ],
@@ -536,6 +591,7 @@ def test_every_other_choice_of_the_recipe_runs_together(trained, tmp_path):
   bindings += (
     "Tagger.loss = @MultiClass()",
     "MultiClass.label_smoothing = 0.1",
+    "MultiClass.several_labels = 'share'",
     "Tagger.frontend = @LogSpectrogram()",
     "LogSpectrogram.fft_samples = 512",
     "train.optimizer = @lamb",
@@ -563,6 +619,11 @@ def test_every_other_choice_of_the_recipe_runs_together(trained, tmp_path):
   held_out, used = (percent < 40).sum(), (percent >= 50).sum()
   assert 0 < held_out < 24
   assert f"{used} training and {held_out} validation clips" in log
+  assert (
+    f"validation: {held_out} clips of split train, held out by a hash of their "
+    "ids (train.holdout_percent = 40); split eval is not used\n"
+  ) in log
+  assert "training clips have several labels (such as train" in log
   # One class a clip: the scores of a clip are shares of 1.
   tagger = export.ExportedTagger(str(tmp_path / "run" / "saved_model"))
   scores, _ = tagger.score(np.zeros([2, 8000], np.float32))
@@ -572,7 +633,7 @@ def test_every_other_choice_of_the_recipe_runs_together(trained, tmp_path):
 def test_training_starts_from_a_checkpoint(trained, tmp_path, capsys):
   folder, _ = trained
   start = tf.train.latest_checkpoint(str(folder / "run" / "checkpoints"))
-  config.load(
+  gin_config.load(
     ["gin/quickstart.gin"],
     [
       *_SMALL,
@@ -581,7 +642,7 @@ def test_training_starts_from_a_checkpoint(trained, tmp_path, capsys):
       f"train.initial_checkpoint = '{folder / 'run' / 'checkpoints'}'",
     ],
   )
-  training.train(
+  experiment.Experiment().run(
     distribution.strategy(None),
     str(folder / "records"),
     str(tmp_path / "run"),
@@ -599,8 +660,7 @@ def _tune(trained, tmp_path, *arguments):
   """The training command with `gin/finetune.gin`, on other classes."""
   if not (tmp_path / "records").exists():
     shutil.copytree(trained[0] / "records", tmp_path / "records")
-    info = tmp_path / "records" / "dataset_info.json"
-    info.write_text(info.read_text().replace(toy.NAMES[0], "Hum"))
+    toy.rename_class(tmp_path / "records", toy.NAMES[0], "Hum")
   return command.succeed(
     "-m",
     "tf_audioset.train",
@@ -624,6 +684,7 @@ def test_fine_tuning_of_a_head_goes_on_as_if_it_had_not_stopped(
     f"--init_from={trained[0] / 'run'}",
     "--gin_bindings=Tagger.freeze_backbone = True",
     "--gin_bindings=Tagger.loss = @MultiClass()",
+    "--gin_bindings=MultiClass.several_labels = 'share'",
   )
   log = _tune(trained, tmp_path, *arguments)
   assert f"starting from {start}, of 3 classes; the head is new\n" in log
@@ -645,6 +706,70 @@ def test_fine_tuning_of_a_head_goes_on_as_if_it_had_not_stopped(
   assert (tmp_path / "tuned" / "metrics.jsonl").read_bytes() == metrics
 
 
+# What gin/finetune.gin leaves as the base has it, and why is written there.
+_LEFT = {
+  "train.model",
+  "train.optimizer",
+  "train.pipeline",
+  "train.precision",
+  "train.seed",
+  "train.checkpoints_to_keep",
+  "Pipeline.crop_seconds",
+  "Pipeline.decoder",
+  "Pipeline.padding",
+  "Pipeline.shuffle_clips",
+  "Tagger.backbone",
+  "Tagger.dropout_rate",
+  "Tagger.frontend",
+  "Tagger.head",
+  "Tagger.mixup",
+  "Tagger.spec_augment",
+}
+
+
+def test_fine_tuning_resets_what_was_about_the_bases_data(trained, tmp_path):
+  """And every value is either reset or left on purpose."""
+  path = trained[0] / "run" / "config.gin"
+  names = {
+    key
+    for key in gin_config.values(path.read_text())
+    if key.startswith(("train.", "Pipeline.", "Tagger."))
+  }
+  # Of other experiments than the fixture's, which are replaced whole.
+  misled = {
+    "train.holdout_percent": 20,
+    "train.training_percent": 50,
+    "train.training_split": "theirs",
+    "train.validation_split": "test",
+    "train.exported": "best",
+    "train.checkpoint_steps": 100_000,
+    "train.accumulate_steps": 8,
+    "train.clip_norm": 0.1,
+    "train.initial_checkpoint": "gone",
+    "train.allow_other_features": True,
+    "Pipeline.max_bad_records": 99,
+    "train.global_batch_size": 2048,
+    "train.num_epochs": 500,
+    "train.steps_per_loop": 500,
+    "train.base_learning_rate": 1e-6,
+    "Tagger.freeze_backbone": True,
+  }
+  base = tmp_path / "config.gin"
+  lines = [f"{key} = {value!r}\n" for key, value in misled.items()]
+  lines += ["train.schedule = @WarmupStep\n", "Tagger.loss = @MultiClass()\n"]
+  base.write_text(path.read_text() + "".join(lines))
+  gin_config.load([str(base), "gin/finetune.gin"])
+  for key, value in misled.items():
+    assert gin.query_parameter(key) != value, key
+  assert str(gin.query_parameter("train.schedule")) == "@WarmupCosine"
+  assert str(gin.query_parameter("Tagger.loss")) == "@MultiLabel()"
+  reset = {*misled, "train.schedule", "Tagger.loss"}
+  # The command line gives these.
+  given = {"train.profile_steps", "train.data_workers"}
+  assert names - given == reset | _LEFT
+  assert not reset & _LEFT
+
+
 def test_fine_tuning_needs_weights_that_fit(trained, tmp_path):
   run = trained[0] / "run"
   for bindings, message in (
@@ -660,9 +785,9 @@ def test_fine_tuning_needs_weights_that_fit(trained, tmp_path):
       r"stem/kernel has the shape \[7, 7, 1, 4\] in the model and \[7, 7, 1, 8",
     ),
   ):
-    config.load([str(run / "config.gin"), "gin/finetune.gin"], bindings)
+    gin_config.load([str(run / "config.gin"), "gin/finetune.gin"], bindings)
     with pytest.raises(ValueError, match=message):
-      training.train(
+      experiment.Experiment().run(
         distribution.strategy(None),
         str(trained[0] / "records"),
         str(tmp_path / "run"),
@@ -715,9 +840,11 @@ def test_tflite_models_are_written_and_compared(trained, tmp_path):
 
 
 def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):
-  config.load(["gin/quickstart.gin"], [*_SMALL, "train.global_batch_size = 9"])
+  gin_config.load(
+    ["gin/quickstart.gin"], [*_SMALL, "train.global_batch_size = 9"]
+  )
   with pytest.raises(ValueError, match="9, does not divide by the 2 repl"):
-    training.train(
+    experiment.Experiment().run(
       toy.two_replicas(),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
@@ -726,7 +853,7 @@ def test_a_batch_that_the_replicas_cannot_share_is_refused(trained, tmp_path):
 
 def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
   """A learning rate of 1e30 breaks the second update."""
-  config.load(
+  gin_config.load(
     ["gin/quickstart.gin"],
     [
       *small.BINDINGS,
@@ -736,7 +863,7 @@ def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
     ],
   )
   with pytest.raises(ValueError) as error:
-    training.train(
+    experiment.Experiment().run(
       distribution.strategy(None),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
@@ -744,14 +871,17 @@ def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
   message = str(error.value).splitlines()[0]  # gin adds a second.
   found = re.search(
     r"not finite in step (\d+), counted from 0, learning rate (\S+); the "
-    r"newest checkpoint is (\S+); clips of the step: (.*)$",
+    r"newest checkpoint is (\S+)\. Lower train.base_learning_rate, .* clips "
+    r"of the step: (.*)$",
     message,
   )
   step = int(found[1])
   # Of a warm-up of one epoch, three steps, to 1e30 times 8 / 256.
   assert float(found[2]) == pytest.approx(step / 3 * 1e30 * 8 / 256, rel=1e-2)
   split = prepared.find_split(str(trained[0] / "records"), "train")
-  ids = data.Pipeline().training_ids(split, batch_size=8, seed=0, step=step)
+  ids = pipeline_lib.Pipeline().training_ids(
+    split, batch_size=8, seed=0, step=step
+  )
   assert found[4].split(", ") == ids and len(set(ids)) == 8
   rows = _metrics(tmp_path / "run")
   newest = tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints"))
@@ -762,7 +892,7 @@ def test_a_loss_that_is_not_finite_names_the_clips(trained, tmp_path):
 
 def test_weights_that_are_not_finite_are_not_saved(trained, tmp_path):
   """A learning rate above float32's breaks the first update, after its loss."""
-  config.load(
+  gin_config.load(
     ["gin/quickstart.gin"],
     [
       *small.BINDINGS,
@@ -773,10 +903,10 @@ def test_weights_that_are_not_finite_are_not_saved(trained, tmp_path):
   )
   with pytest.raises(
     ValueError,
-    match="made of the model is not finite in step 0, .* checkpoint is none; "
-    "clips of the step: train",
+    match="made of the model is not finite in step 0, .* checkpoint is none. "
+    "Lower .* clips of the step: train",
   ):
-    training.train(
+    experiment.Experiment().run(
       distribution.strategy(None),
       str(trained[0] / "records"),
       str(tmp_path / "run"),
@@ -787,14 +917,14 @@ def test_weights_that_are_not_finite_are_not_saved(trained, tmp_path):
 
 def test_a_tpu_of_other_machines_needs_buckets(trained, tmp_path, monkeypatch):
   monkeypatch.setattr(distribution, "is_remote", lambda _: True)
-  config.load(["gin/quickstart.gin"], _SMALL)
+  gin_config.load(["gin/quickstart.gin"], _SMALL)
   records_dir = str(trained[0] / "records")
   for data_dir, message in (
     (records_dir, f"--data_dir={records_dir}: the hosts of this TPU"),
     ("gs://bucket/records", f"--workdir={tmp_path}/run: the hosts"),
   ):
     with pytest.raises(ValueError, match=message):
-      training.train(
+      experiment.Experiment().run(
         distribution.strategy(None), data_dir, str(tmp_path / "run")
       )
 
@@ -804,10 +934,10 @@ def test_a_tpu_of_other_machines_needs_pcm16(trained, tmp_path, monkeypatch):
   split = prepared.find_split(str(trained[0] / "records"), "train")
   monkeypatch.setattr(prepared, "find_split", lambda *_: split)
   monkeypatch.setattr(storage, "check_bucket", lambda _: None)
-  config.load(["gin/quickstart.gin"], _SMALL)
+  gin_config.load(["gin/quickstart.gin"], _SMALL)
   strategy = distribution.strategy(None)
   with pytest.raises(ValueError, match="gs://b/r: FLAC .*--codec=pcm16"):
-    training.train(strategy, "gs://b/r", "gs://b/run")
+    experiment.Experiment().run(strategy, "gs://b/r", "gs://b/run")
 
 
 def test_a_profile_of_some_steps(trained, tmp_path):
@@ -827,11 +957,11 @@ _AUDAX = [f"gin/audax/{model}.gin" for model in audax.MODELS]
 
 
 # Of gin/sizes, models_test counts the parameters.
-@pytest.mark.parametrize("gin_file", config.shipped_gin_files() + _AUDAX)
+@pytest.mark.parametrize("gin_file", gin_config.shipped_gin_files() + _AUDAX)
 def test_every_experiment_takes_a_step(tmp_path, gin_file):
   (tmp_path / "records").mkdir()
   toy.write_dataset(tmp_path / "records", num_train=2, num_eval=2, num_shards=1)
-  config.load(
+  gin_config.load(
     [gin_file],
     [
       "train.global_batch_size = 2",
@@ -840,7 +970,7 @@ def test_every_experiment_takes_a_step(tmp_path, gin_file):
       "Pipeline.crop_seconds = 0.5",
     ],
   )
-  training.train(
+  experiment.Experiment().run(
     distribution.strategy(None),
     str(tmp_path / "records"),
     str(tmp_path / "run"),

@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tests import command
-from tf_audioset import audax, compilation, config
+from tf_audioset import compilation
+from tf_audioset.runtime import gin_config
+from tf_audioset.weights import audax
 
 # Custom calls are code outside the program. None is known to be needed.
 _ALLOWED_CUSTOM_CALLS = set()
@@ -53,7 +55,7 @@ def _objections(hlo: str) -> list[str]:
 # their layers: what is asked of XLA is told before its optimisation.
 @pytest.mark.parametrize(
   ("gin_file", "stage"),
-  [(file, "optimized_hlo") for file in config.shipped_gin_files()]
+  [(file, "optimized_hlo") for file in gin_config.shipped_gin_files()]
   + [
     (file, "hlo")
     for file in [*_AUDAX, "gin/ced/tiny.gin", "gin/sizes/resnet50.gin"]
@@ -105,7 +107,7 @@ def test_what_is_not_allowed_is_found():
 
 def test_the_memory_of_a_step_is_told():
   out = command.succeed(
-    "tools/memory.py", "--gin_file=gin/quickstart.gin", "--batch_size=64"
+    "benchmarks/memory.py", "--gin_file=gin/quickstart.gin", "--batch_size=64"
   )
   total, temporary = map(float, re.findall(r"(\S+) GiB", out))
   # 705,000 weights and as many of each moment, float32; clips of 5 s, int16.

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What XLA makes of a loop of training steps, compiled for the CPU.
+"""Lowers an experiment's training steps, or its front end, to XLA's HLO.
 
-The CPU stands for the TPU: what a TPU refuses, an op that XLA does not know or
-a shape that is not static, is refused here as well.
+HLO before its optimisation ("hlo", and "hlo_serialized" as bytes) is the same
+for every device: `benchmarks/tpu_compile.py` gives it to the TPU's compiler.
+"optimized_hlo" is compiled for the CPU, which refuses what a TPU refuses as
+well: an op that XLA does not know, or a shape that is not static.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
-import gin
 import tensorflow as tf
 
-from tf_audioset import config, training
+from tf_audioset import experiment
+from tf_audioset.runtime import gin_config
 
 
 def load_as_on_tpu(
@@ -23,7 +24,7 @@ def load_as_on_tpu(
   batch_size: int,
   precision: str = "mixed_bfloat16",
 ) -> None:
-  """`config.load` of an experiment, for the batch of a TPU's core.
+  """Loads an experiment with `gin_config.load`, for a TPU core's batch.
 
   Args:
     gin_files: Experiment.
@@ -31,7 +32,7 @@ def load_as_on_tpu(
     batch_size: Of one core.
     precision: As `train.precision`.
   """
-  config.load(
+  gin_config.load(
     gin_files,
     [
       *bindings,
@@ -43,36 +44,52 @@ def load_as_on_tpu(
 
 def loop_hlo(
   *, num_classes: int, num_steps: int, stage: str = "optimized_hlo"
-) -> str:
-  """Compiles the loop of the experiment that `load_as_on_tpu` has read.
+) -> str | bytes:
+  """Lowers the loop of the experiment that `load_as_on_tpu` has read.
 
   Front end, augmentation, forward, backward and update are in it.
 
   Args:
     num_classes: Width of the targets.
-    num_steps: In a loop; the batch is `train.global_batch_size`.
-    stage: "optimized_hlo", after XLA's optimisation, or "hlo", before it.
+    num_steps: In a loop; the batch is `train.global_batch_size`. A loop of one
+      step is straight-line code.
+    stage: "hlo", "hlo_serialized" or "optimized_hlo", see the module's
+      docstring.
 
   Returns:
-    HLO as text.
+    HLO as text, or a serialized HloModuleProto.
   """
-  bindings = gin.get_bindings("train")
-  known = inspect.signature(training.build).parameters
-  # `train` leaves the policy behind that the experiment asks for.
-  policy = tf.keras.mixed_precision.global_policy()
-  try:
-    steps, _, _ = training.build(
-      tf.distribute.OneDeviceStrategy("/cpu:0"),
-      num_classes=num_classes,
-      steps_per_epoch=100,
-      **{name: value for name, value in bindings.items() if name in known},
-    )
-    shape = [num_steps, bindings["global_batch_size"]]
-    waveforms = tf.TensorSpec(
-      [*shape, bindings["pipeline"].crop_samples], tf.int16
-    )
-    targets = tf.TensorSpec([*shape, num_classes])
-    loop = tf.function(steps.train_on, jit_compile=True)
-    return loop.experimental_get_compiler_ir(waveforms, targets)(stage=stage)
-  finally:
-    tf.keras.mixed_precision.set_global_policy(policy)
+  run = experiment.Experiment()
+  trainer, _, _ = run.build(
+    tf.distribute.OneDeviceStrategy("/cpu:0"), num_classes=num_classes
+  )
+  shape = [num_steps, run.global_batch_size]
+  loop = tf.function(trainer.train_on, jit_compile=True)
+  return loop.experimental_get_compiler_ir(
+    tf.TensorSpec([*shape, run.pipeline.crop_samples], tf.int16),
+    tf.TensorSpec([*shape, num_classes]),
+  )(stage=stage)
+
+
+def front_end_hlo(*, stage: str = "hlo_serialized") -> str | bytes:
+  """Lowers the front end alone: int16 waveforms to features.
+
+  Args:
+    stage: As for `loop_hlo`.
+
+  Returns:
+    As `loop_hlo`.
+  """
+  run = experiment.Experiment()
+  _, tagger, _ = run.build(
+    tf.distribute.OneDeviceStrategy("/cpu:0"), num_classes=1
+  )
+  features = tf.function(
+    lambda waveform: tagger.features(waveform),
+    jit_compile=True,
+    autograph=False,
+  )
+  shape = [run.global_batch_size, run.pipeline.crop_samples]
+  return features.experimental_get_compiler_ir(tf.TensorSpec(shape, tf.int16))(
+    stage=stage
+  )

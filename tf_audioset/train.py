@@ -25,7 +25,8 @@ from __future__ import annotations
 from absl import flags
 
 # No module that imports TensorFlow, here: wrong flags are answered at once.
-from tf_audioset import cli
+from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string(
@@ -41,6 +42,12 @@ flags.DEFINE_string(
   None,
   "Start a new run from these weights: a checkpoint, a work directory or an "
   "exported SavedModel. With other classes the head is new.",
+)
+flags.DEFINE_bool(
+  "allow_other_features",
+  False,
+  "Let --init_from take weights that were trained with another front end, "
+  "padding or variant of the network.",
 )
 flags.DEFINE_string(
   "tpu",
@@ -65,13 +72,17 @@ flags.DEFINE_list(
 def main() -> None:
   profile_steps = _profile_steps(FLAGS.profile_steps)
 
-  from tf_audioset import config, data_service, distribution, training
+  from tf_audioset import experiment
+  from tf_audioset.data import service as data_service
+  from tf_audioset.runtime import distribution, gin_config
 
   bindings = list(FLAGS.gin_bindings)
   if FLAGS.init_from:
     bindings.append(f"train.initial_checkpoint = {FLAGS.init_from!r}")
-  config.load(FLAGS.gin_file, bindings)
-  training.train(
+  if FLAGS.allow_other_features:
+    bindings.append("train.allow_other_features = True")
+  gin_config.load(FLAGS.gin_file, bindings)
+  experiment.Experiment().run(
     distribution.strategy(FLAGS.tpu),
     FLAGS.data_dir,
     FLAGS.workdir,
@@ -86,11 +97,16 @@ def _profile_steps(given: list[str] | None) -> tuple[int, int] | None:
   try:
     first, last = map(int, given)
   except ValueError:
-    raise ValueError(
+    raise UserError(
       f"--profile_steps={','.join(given)}: expected two steps, such as 100,110."
     ) from None
   return first, last
 
 
-if __name__ == "__main__":
+def run() -> None:
+  """Runs the command line."""
   cli.run(main, prog="train", required=["gin_file", "data_dir", "workdir"])
+
+
+if __name__ == "__main__":
+  run()

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import toy
-from tf_audioset import (
-  config,
-  training,  # noqa: F401  Registers with gin all that the files bind.
-)
+from tests import command, toy
+from tf_audioset import experiment  # noqa: F401
 from tf_audioset.models import convnext, efficientnet, resnet, vit, weights
+from tf_audioset.runtime import gin_config  # noqa: F401
 
 _SEED = tf.constant([1, 2])
-_ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+_ROOT = command.ROOT
 
 
 def _num_trainable(model, channels=1):
@@ -74,7 +72,7 @@ def test_every_size_has_the_published_parameters(gin_file, monkeypatch):
     return add_weight(self, *args, **{**kwargs, "initializer": "zeros"})
 
   monkeypatch.setattr(tf.keras.layers.Layer, "add_weight", add_zeros)
-  config.load([gin_file])
+  gin_config.load([gin_file])
   families = {
     "res": resnet.ResNet,
     "eff": efficientnet.EfficientNet,
@@ -88,6 +86,43 @@ def test_every_size_has_the_published_parameters(gin_file, monkeypatch):
 def test_every_size_has_a_published_count():
   sizes = {str(p.relative_to(_ROOT)) for p in _ROOT.glob("gin/sizes/*.gin")}
   assert sizes < _PUBLISHED.keys()
+
+
+def _expected_std(name, shape):
+  """Standard deviation of initial weights: He et al. 2015, by the fan-out, or
+  of a normal distribution of 0.02 that is cut off at twice that (ConvNeXt).
+  """
+  if "convnext" in name:
+    return 0.02 * 0.87962566
+  size, _, in_channels, out_channels = shape
+  fan_out = size**2 * (1 if "depthwise" in name else out_channels)
+  return np.sqrt(2 / fan_out)
+
+
+@pytest.mark.parametrize(
+  "make", [resnet.ResNet, efficientnet.EfficientNet, convnext.ConvNeXt]
+)
+def test_initial_weights(make):
+  tf.keras.utils.set_random_seed(1)
+  model = make()
+  model(tf.zeros([1, 32, 32, 1]))
+  constants = {"gamma": 1, "moving_variance": 1, "layer_scale": 1e-6}
+  for v in model.variables:
+    value = v.numpy()
+    if v.shape.rank == 1:
+      name = v.name.split("/")[-1].removesuffix(":0")
+      np.testing.assert_array_equal(
+        value, np.float32(constants.get(name, 0)), err_msg=v.name
+      )
+      continue
+    name = f"{model.name}/{v.name}"
+    # Five standard errors of the estimate.
+    limit = 5 / np.sqrt(2 * value.size)
+    assert value.std() == pytest.approx(
+      _expected_std(name, value.shape), rel=limit
+    ), v.name
+    if model.name == "convnext":
+      assert 0.035 < np.abs(value).max() <= 0.04
 
 
 _SMALL = [
@@ -170,7 +205,8 @@ def test_training_forward_and_backward_are_tensorflows(
   """Eagerly, each op is TensorFlow's own."""
   monkeypatch.setattr(module, table, shortened)
   model = make()
-  features = tf.random.stateless_normal([8, 64, 32, 1], _SEED)
+  # Odd, so that a rest is left out or padded.
+  features = tf.random.stateless_normal([8, 69, 33, 1], _SEED)
   model(features)
 
   def gradients(features, seed):

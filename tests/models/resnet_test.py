@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.models import norms, sizes
 from tf_audioset.models import resnet
 
 _SEED = tf.constant([1, 2])
@@ -12,13 +13,13 @@ _EPSILON = 1e-5
 _MOMENTUM = 0.9
 
 
-def _randomise(model):
-  """Statistics and scales away from 0 and 1, which would hide mistakes."""
-  rng = np.random.default_rng(0)
-  for v in model.weights:
-    if v.shape.rank == 1:
-      low = -0.5 if "beta" in v.name or "mean" in v.name else 0.5
-      v.assign(rng.uniform(low, low + 1.0, v.shape))
+def _norms(model):
+  """Each convolution with its batch norm."""
+  yield model.stem, model.stem_norm
+  for block in model.blocks:
+    yield from zip(block.convs, block.norms)
+    if block.projection is not None:
+      yield block.projection, block.projection_norm
 
 
 def _same(x, size, stride):
@@ -56,10 +57,12 @@ class _Reference:
       batch_variance = tf.reduce_mean((x - batch_mean) ** 2, [0, 1, 2])
       # Keras records the unbiased variance in its fused kernel.
       unbiased = batch_variance * count / (count - 1)
-      self.new_statistics += [
-        _MOMENTUM * mean + (1 - _MOMENTUM) * batch_mean,
-        _MOMENTUM * variance + (1 - _MOMENTUM) * unbiased,
-      ]
+      self.new_statistics.append(
+        (
+          _MOMENTUM * mean + (1 - _MOMENTUM) * batch_mean,
+          _MOMENTUM * variance + (1 - _MOMENTUM) * unbiased,
+        )
+      )
       mean, variance = batch_mean, batch_variance
     return (x - mean) / tf.sqrt(variance + _EPSILON) * gamma + beta
 
@@ -90,23 +93,24 @@ def test_it_equals_the_network_of_explicit_operations(
   depth, blocks_a_stage, training
 ):
   model = resnet.ResNet(depth, width=8)
-  features = tf.random.stateless_normal([3, 101, 64, 2], _SEED)
-  model(features)
-  _randomise(model)
-  reference = _Reference(model, training)
-  expected = reference(features, blocks_a_stage, depth >= 50).numpy()
-  assert not reference.kernels + reference.scales + reference.statistics
-  widen = 4 if depth >= 50 else 1
-  assert reference.shapes == [
-    (3, 26, 16, 8 * widen),
-    (3, 13, 8, 16 * widen),
-    (3, 7, 4, 32 * widen),
-    (3, 4, 2, 64 * widen),
-  ]
-  actual = model(features, training=training).numpy()
-  # Dividing by the spread of few values, 50 times, magnifies the rounding.
-  tolerance = (1e-3 if training else 1e-4) * expected.std()
-  np.testing.assert_allclose(actual, expected, atol=tolerance)
-  if training:
-    for new, v in zip(reference.new_statistics, model.non_trainable_variables):
-      np.testing.assert_allclose(v, new, rtol=1e-3, atol=1e-4)
+  model(tf.zeros([1, 32, 32, 2]))
+  norms.randomise(_norms(model), epsilon=_EPSILON)
+  for size in sizes.USED:
+    features = tf.random.stateless_normal([3, *size, 2], _SEED)
+    reference = _Reference(model, training)
+    expected = reference(features, blocks_a_stage, depth >= 50).numpy()
+    assert not reference.kernels + reference.scales + reference.statistics
+    widen = 4 if depth >= 50 else 1
+    assert reference.shapes == [
+      (3, *(-(-length // (4 << i)) for length in size), (8 << i) * widen)
+      for i in range(4)
+    ]
+    actual = model(features, training=training).numpy()
+    # Dividing by the spread of few values, 50 times, magnifies the rounding.
+    tolerance = (1e-3 if training else 1e-4) * expected.std()
+    np.testing.assert_allclose(actual, expected, atol=tolerance)
+    new = iter(model.non_trainable_variables)
+    for mean, variance in reference.new_statistics:
+      limit = 1e-3 * np.sqrt(variance).max()
+      np.testing.assert_allclose(next(new), mean, atol=limit)
+      np.testing.assert_allclose(next(new), variance, rtol=1e-3)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset import config
+from tf_audioset.kernels import cpu, pooling
 from tf_audioset.models import (
   convolution,
-  cpu,
   depthwise,
   gelu,
-  pooling,
   stochastic,
   weights,
 )
+from tf_audioset.runtime import gin_config
+from tf_audioset.runtime.errors import UserError
 
 # Blocks and channels of the four stages: section 3.1 of the paper.
 _VARIANTS = {
@@ -29,11 +29,15 @@ _VARIANTS = {
   "xlarge": ((3, 3, 27, 3), (256, 512, 1024, 2048)),
 }
 _LAYER_SCALE = 1e-6
+_STEM_STRIDE = 4
 
 
 @gin.register
 class ConvNeXt(tf.keras.Model):
   """Features to embedding."""
+
+  # In run.json: earlier versions padded, so that their weights are for others.
+  kind = "ConvNeXt without padding"
 
   def __init__(
     self,
@@ -52,11 +56,11 @@ class ConvNeXt(tf.keras.Model):
       approximate_gelu: The tanh approximation of GELU (audax) or the exact.
 
     Raises:
-      ValueError: If there is no such variant, or the rate is not in [0, 1).
+      UserError: If there is no such variant, or the rate is not in [0, 1).
     """
     super().__init__(name="convnext")
     if variant not in _VARIANTS:
-      raise ValueError(
+      raise UserError(
         f"ConvNeXt.variant is {variant!r}; allowed are {[*_VARIANTS]}."
       )
     blocks_a_stage, channels_a_stage = _VARIANTS[variant]
@@ -65,19 +69,25 @@ class ConvNeXt(tf.keras.Model):
       zip(blocks_a_stage, channels_a_stage)
     ):
       # The stem reduces by 4, then norms; the later reductions norm first.
-      size = 2 if stage else 4
-      reduction = [_conv(channels, size), _layer_norm()]
+      reduction = [
+        _reducing_conv(channels, 2 if stage else _STEM_STRIDE),
+        _layer_norm(),
+      ]
       if stage:
         reduction.reverse()
       blocks = [_Block(channels, approximate_gelu) for _ in range(num_blocks)]
       self.stages.append((reduction, blocks))
-    config.check_share("ConvNeXt.stochastic_depth_rate", stochastic_depth_rate)
+    gin_config.check_share(
+      "ConvNeXt.stochastic_depth_rate", stochastic_depth_rate
+    )
     num_blocks = sum(blocks_a_stage)
     self._drop_rates = [
       stochastic_depth_rate * i / (num_blocks - 1) for i in range(num_blocks)
     ]
     self.norm = _layer_norm() if final_norm else None
     self.embedding_size = channels_a_stage[-1]
+    # Fewer frames or bands would leave nothing: reductions do not pad.
+    self.min_size = _STEM_STRIDE * 2 ** (len(channels_a_stage) - 1)
 
   def call(
     self,
@@ -88,7 +98,9 @@ class ConvNeXt(tf.keras.Model):
     """Computes the embedding.
 
     Args:
-      features: float [batch, num_frames, num_bands, channels].
+      features: float [batch, num_frames, num_bands, channels], at least
+        `min_size` frames and bands. Where a graph is made for any number of
+        frames, its caller has to see to that, as exports do, which pad.
       training: Whether blocks are dropped.
       seed: int32 [2], of stochastic depth.
 
@@ -96,8 +108,18 @@ class ConvNeXt(tf.keras.Model):
       float [batch, embedding_size], averaged over time and bands.
 
     Raises:
-      ValueError: If blocks are to be dropped without a seed.
+      UserError: If there are too few frames or bands, or blocks are to be
+        dropped without a seed.
     """
+    _, num_frames, num_bands, _ = features.shape
+    for size in (num_frames, num_bands):
+      if size is not None and size < self.min_size:
+        raise UserError(
+          f"ConvNeXt takes at least {self.min_size} frames and "
+          f"{self.min_size} bands; these are {num_frames} frames and "
+          f"{num_bands} bands. Pipeline.crop_seconds sets the number of "
+          "frames, LogMel.num_mels that of bands."
+        )
     drop = stochastic.depth(self._drop_rates, features, seed, training=training)
     x = features
     number = 0
@@ -204,9 +226,17 @@ def _tanh_gelu(x):
   return tf.nn.gelu(x, approximate=True)
 
 
-def _conv(channels, size):
+def _reducing_conv(channels, stride):
+  """Takes `stride` frames and bands for one; a rest that is less is left out.
+
+  So do the authors' code, timm, keras.applications and audax.
+  """
   return convolution.Conv2D(
-    channels, size, size, padding="same", kernel_initializer=_initializer()
+    channels,
+    stride,
+    stride,
+    padding="valid",
+    kernel_initializer=_initializer(),
   )
 
 

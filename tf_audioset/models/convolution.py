@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_audioset.models import cpu, weights
+from tf_audioset.kernels import cpu
+from tf_audioset.models import weights
 
 # Below, oneDNN's filter gradients are as fast.
 _MIN_CHANNELS = 128

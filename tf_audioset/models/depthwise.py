@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset.models import cpu, weights
+from tf_audioset.kernels import cpu
+from tf_audioset.models import weights
 
 # Below, oneDNN's filter gradients and a TPU's vector unit are as fast.
 _MIN_KERNEL = 5

@@ -12,8 +12,10 @@ import math
 import gin
 import tensorflow as tf
 
-from tf_audioset import config
-from tf_audioset.models import convolution, cpu, depthwise, pooling, stochastic
+from tf_audioset.kernels import cpu, pooling
+from tf_audioset.models import convolution, depthwise, stochastic
+from tf_audioset.runtime import gin_config
+from tf_audioset.runtime.errors import UserError
 
 # Width and depth multipliers: table 8 of the authors' code, section 3.3.
 _VARIANTS = {
@@ -65,11 +67,11 @@ class EfficientNet(tf.keras.Model):
       batch_norm_epsilon: Added to the variance.
 
     Raises:
-      ValueError: If there is no such variant, or the rate is not in [0, 1).
+      UserError: If there is no such variant, or the rate is not in [0, 1).
     """
     super().__init__(name="efficientnet")
     if variant not in _VARIANTS:
-      raise ValueError(
+      raise UserError(
         f"EfficientNet.variant is {variant!r}; allowed are {[*_VARIANTS]}."
       )
     width, depth = _VARIANTS[variant]
@@ -77,10 +79,15 @@ class EfficientNet(tf.keras.Model):
     in_channels = _round_channels(_STEM_CHANNELS * width)
     self.stem = _conv(in_channels, 3, 2)
     self.stem_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.blocks_a_stage = tuple(
+      math.ceil(num_blocks * depth) for *_, num_blocks in _STAGES
+    )
     self.blocks = []
-    for expansion, size, stride, channels, num_blocks in _STAGES:
+    for (expansion, size, stride, channels, _), num_blocks in zip(
+      _STAGES, self.blocks_a_stage
+    ):
       channels = _round_channels(channels * width)
-      for i in range(math.ceil(num_blocks * depth)):
+      for i in range(num_blocks):
         self.blocks.append(
           _Block(
             in_channels,
@@ -93,7 +100,7 @@ class EfficientNet(tf.keras.Model):
           )
         )
         in_channels = channels
-    config.check_share(
+    gin_config.check_share(
       "EfficientNet.stochastic_depth_rate", stochastic_depth_rate
     )
     self._drop_rates = [
@@ -122,7 +129,7 @@ class EfficientNet(tf.keras.Model):
       float [batch, embedding_size], averaged over time and bands.
 
     Raises:
-      ValueError: If blocks are to be dropped without a seed.
+      UserError: If blocks are to be dropped without a seed.
     """
     drop = stochastic.depth(self._drop_rates, features, seed, training=training)
     x = convolution.normed(self.stem, self.stem_norm, features, training)

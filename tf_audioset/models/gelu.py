@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.python import xla
 
-from tf_audioset.models import cpu
+from tf_audioset.kernels import cpu
+from tf_audioset.runtime import tf_internals
 
 # Phi(x) is the sigmoid of x times a polynomial in x^2, the highest power first.
 # Fitted so that the greatest error of GELU is as small as it can be, 3e-6; that
@@ -46,7 +46,7 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
 def _bfloat16_gelu(x):
   def gradient(dy):
     # Phi is computed again: to keep it would take twice the memory of x.
-    [again] = xla.optimization_barrier(x)
+    again = tf_internals.optimization_barrier(x)
     wide, distribution = _widened(again)
     density = tf.exp(-0.5 * tf.square(wide) - 0.5 * np.log(2 * np.pi))
     slope = distribution + wide * density

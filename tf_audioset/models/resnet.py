@@ -11,7 +11,9 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.models import convolution, pooling
+from tf_audioset.kernels import pooling
+from tf_audioset.models import convolution
+from tf_audioset.runtime.errors import UserError
 
 # Blocks in the four stages, and whether they are bottlenecks.
 _STAGES = {
@@ -47,16 +49,17 @@ class ResNet(tf.keras.Model):
       batch_norm_epsilon: Added to the variance.
 
     Raises:
-      ValueError: If there is no such depth.
+      UserError: If there is no such depth.
     """
     super().__init__(name="resnet")
     if depth not in _STAGES:
-      raise ValueError(f"ResNet.depth is {depth}; allowed are {[*_STAGES]}.")
+      raise UserError(f"ResNet.depth is {depth}; allowed are {[*_STAGES]}.")
     blocks_a_stage, bottleneck = _STAGES[depth]
     norm = dict(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon)
     self.stem = _conv(width, 7, 2, padding="valid")
     self.stem_norm = tf.keras.layers.BatchNormalization(**norm)
     self._pool = tf.keras.layers.MaxPool2D(3, 2, padding="same")
+    self.blocks_a_stage = tuple(blocks_a_stage)
     self.blocks = []
     in_channels = width
     for stage, num_blocks in enumerate(blocks_a_stage):

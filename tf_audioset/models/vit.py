@@ -10,8 +10,10 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset import config
-from tf_audioset.models import convolution, cpu, gelu, stochastic, weights
+from tf_audioset.kernels import cpu
+from tf_audioset.models import convolution, gelu, stochastic, weights
+from tf_audioset.runtime import gin_config
+from tf_audioset.runtime.errors import UserError
 
 # Width and number of heads: table 1 of CED.
 _VARIANTS = {
@@ -48,22 +50,22 @@ class ViT(tf.keras.Model):
         in the first.
 
     Raises:
-      ValueError: If there is no such variant, there are no blocks, a chunk is
+      UserError: If there is no such variant, there are no blocks, a chunk is
         shorter than a patch, or the rate is not in [0, 1).
     """
     super().__init__(name="vit")
     if variant not in _VARIANTS:
-      raise ValueError(
+      raise UserError(
         f"ViT.variant is {variant!r}; allowed are {[*_VARIANTS]}."
       )
     if depth < 1:
-      raise ValueError(f"ViT.depth is {depth}; at least 1 is needed.")
+      raise UserError(f"ViT.depth is {depth}; at least 1 is needed.")
     if not 1 <= patch_size <= max_frames:
-      raise ValueError(
+      raise UserError(
         f"ViT.patch_size is {patch_size}; allowed is 1 to ViT.max_frames, "
         f"{max_frames}."
       )
-    config.check_share("ViT.stochastic_depth_rate", stochastic_depth_rate)
+    gin_config.check_share("ViT.stochastic_depth_rate", stochastic_depth_rate)
     self.embedding_size, num_heads = _VARIANTS[variant]
     self.min_frames = self._patch_size = patch_size
     self._max_frames = max_frames
@@ -101,11 +103,11 @@ class ViT(tf.keras.Model):
       float [batch, embedding_size].
 
     Raises:
-      ValueError: If the features have fewer bands than a patch, or others than
+      UserError: If the features have fewer bands than a patch, or others than
         at the first call, or if blocks are to be dropped without a seed.
     """
     if features.shape[2] < self._patch_size:
-      raise ValueError(
+      raise UserError(
         f"features of {features.shape[2]} bands: ViT.patch_size is "
         f"{self._patch_size}."
       )
@@ -160,7 +162,7 @@ class _Positions(weights.FullPrecision):
 
   def call(self, x):
     if x.shape[2] != self.frequency_table.shape[1]:
-      raise ValueError(
+      raise UserError(
         f"features of {x.shape[2]} patches in frequency; this ViT was built "
         f"for {self.frequency_table.shape[1]}."
       )
