@@ -188,10 +188,8 @@ class _Attention(tf.keras.layers.Layer):
     head_width = width // self._num_heads
     qkv = self.qkv(tf.reshape(self.norm(x), [-1, width]), training=training)
     qkv = tf.reshape(qkv, [batch, num_tokens, 3, self._num_heads, head_width])
-    # Each is [batch, heads, tokens, head_width]. A part of the first axis is no
-    # copy, other than what `tf.unstack` returns.
-    qkv = tf.transpose(qkv, [2, 0, 3, 1, 4])
-    query, key, value = (qkv[i] for i in range(3))
+    # Each is [batch, heads, tokens, head_width].
+    query, key, value = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))
     logits = tf.matmul(query * head_width**-0.5, key, transpose_b=True)
     shares = tf.nn.softmax(tf.cast(logits, tf.float32))
     x = tf.matmul(tf.cast(shares, value.dtype), value)
