@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Estimates read from a compiled program that was written by hand."""
+# ruff: noqa: E501  (HLO has lines as long as it likes.)
 
 import pytest
 
