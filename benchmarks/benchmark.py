@@ -448,7 +448,7 @@ def _training(gin_file, precision, rng):
   # 2 of 527 labels a clip, as in AudioSet.
   targets = rng.uniform(size=[FLAGS.batch_size, FLAGS.num_classes]) < 2 / 527
   targets = tf.constant(targets, tf.float32)
-  features = whole.frontend(tagger.to_float(waveforms))
+  features = whole.features(waveforms)
   if FLAGS.data_dir:
     batches = pipeline.training(
       prepared.find_split(FLAGS.data_dir, "train"),
@@ -483,7 +483,7 @@ def _training(gin_file, precision, rng):
   zeros = [tf.zeros(v.shape) for v in bare.trainable_variables]
   update = tf.function(update)
   parts = {
-    "front end": lambda: whole.frontend(tagger.to_float(waveforms)),
+    "front end": lambda: whole.features(waveforms),
     "SpecAugment + Mixup": lambda: whole.augment(features, targets, seed),
     "forward": loss,
     "gradients": gradients,

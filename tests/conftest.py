@@ -19,6 +19,13 @@ os.environ.setdefault(
 os.environ.setdefault("GCS_RETRY_CONFIG_INIT_DELAY_TIME_US", "0")
 
 
+def pytest_unconfigure():
+  """The processes of pytest-xdist end as the command lines do."""
+  from tf_audioset.runtime import cli
+
+  cli.remove_generated_code()
+
+
 def pytest_configure(config):
   # Of pytest-xdist's processes, the first only hands out the tests.
   if config.getoption("tx", None) and not hasattr(config, "workerinput"):

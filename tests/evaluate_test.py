@@ -423,8 +423,8 @@ def test_an_empty_split_is_refused(tmp_path):
   ("flag", "message"),
   [
     ("output_dir=/proc/none", "/proc/none: cannot be written to (No such file"),
-    ("report=/proc/none/r.html", "give another --report"),
-    ("scores_out=/proc/s.npz", "give another --scores_out"),
+    ("report=/proc/none/r.html", "another place with --report"),
+    ("scores_out=/proc/s.npz", "another place with --scores_out"),
     ("scores_out=/dev/null", "that is no file"),
     (f"report={'x' * 300}", "the name has more than 255 bytes"),
   ],

@@ -23,7 +23,7 @@ import tensorflow as tf
 from tests import small
 from tf_audioset import experiment
 from tf_audioset.evaluation import scoring
-from tf_audioset.runtime import distribution, gin_config
+from tf_audioset.runtime import cli, distribution, gin_config
 from tf_audioset.training import checkpoints, reporting
 
 # 24 epochs of 3 steps; a loop is 2 steps and then 1.
@@ -92,6 +92,7 @@ def _start(folder, workdir, prepare) -> int:
       _train(folder, workdir)
       code = 0
     finally:
+      cli.remove_generated_code()
       os._exit(code)
   return os.waitpid(pid, 0)[1]
 

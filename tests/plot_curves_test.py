@@ -84,19 +84,24 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 
 
 def test_the_axis_says_which_loss_it_is(tmp_path):
-  losses = {"MultiLabel": "sigmoid cross-entropy, mean over classes"}
-  losses["losses.MultiClass"] = "softmax cross-entropy"
-  losses["mine.Focal"] = "loss Focal"
-  for loss, shown in losses.items():
-    folder = tmp_path / loss
-    _log(folder, [{1: 1.0}])
-    (folder / "config.gin").write_text(
+  losses = {
+    "MultiLabel": "sigmoid cross-entropy, mean over classes",
+    "losses.MultiClass": "softmax cross-entropy",
+    "mine.Focal": "loss Focal",
+  }
+  for loss in losses:
+    _log(tmp_path / loss, [{1: 1.0}])
+    (tmp_path / loss / "config.gin").write_text(
       f"Tagger.head = @Head()\nTagger.loss = @{loss}()\n"
     )
-    assert shown in _texts(_picture(folder, "svg"))
-  both = _texts(_picture(tmp_path, "svg"))
-  assert "loss" in both
-  assert "losses.MultiClass (softmax cross-entropy)" in both
+  one = _texts(_picture(tmp_path / "losses.MultiClass", "svg"))
+  assert "softmax cross-entropy" in one
+  assert not [text for text in one if "sigmoid" in text]
+  # The axis of all is none of theirs.
+  all_of_them = _texts(_picture(tmp_path, "svg"))
+  assert "loss" in all_of_them
+  for loss, shown in losses.items():
+    assert f"{loss} ({shown})" in all_of_them
 
 
 def test_runs_at_their_start(tmp_path):
@@ -116,7 +121,7 @@ def test_runs_at_their_start(tmp_path):
 @pytest.mark.parametrize(
   ("output", "message"),
   [
-    ("/proc/none/x.png", "give another --output"),
+    ("/proc/none/x.png", "another place with --output"),
     ("x.xyz", "no kind of picture; choose one of"),
   ],
 )

@@ -414,6 +414,10 @@ def test_checkpoints_are_exported_as_versions(trained, tmp_path):
   [
     (["--checkpoint=none"], "no checkpoint none"),
     (["--checkpoint=last", "--version=1"], "has a version 1"),
+    (
+      ["--checkpoint=last", "--output_dir=/proc/none"],
+      "/proc/none: cannot be written to",
+    ),
   ],
 )
 def test_what_cannot_be_exported_is_told(trained, arguments, message):
@@ -514,6 +518,8 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("LogMel.sample_rate_hz = 32000", "is 32000; records have 16000"),
     ("Mixup.alpha = -1", "alpha is -1"),
     ("Pipeline.padding = 'mirror'", "'mirror'"),
+    ("Pipeline.decoder = 'mp3'", "decoder is 'mp3': allowed are miniaudio, so"),
+    ("Tagger.loss = @LogMel()", "Tagger.loss is LogMel: a loss is called with"),
     ("train.holdout_percent = 100", "is 100; it must be .*, 0 to 99"),
     ("train.training_percent = 0", "is 0; it must be .*, 1 to 100"),
     ("train.precision = 'float16'", "'float16'.*mixed_bfloat16"),
@@ -715,6 +721,7 @@ _LEFT = {
   "Tagger.backbone",
   "Tagger.dropout_rate",
   "Tagger.frontend",
+  "Tagger.head",
   "Tagger.mixup",
   "Tagger.spec_augment",
 }

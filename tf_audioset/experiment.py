@@ -11,13 +11,13 @@ from typing import NamedTuple
 import gin
 import tensorflow as tf
 
-# Imported for gin, which finds the parts of a .gin file by their names.
-from tf_audioset import features  # noqa: F401
 from tf_audioset.data import labels, records
 from tf_audioset.data import pipeline as pipeline_lib
+
+# Imported for gin, which finds the parts of a .gin file by their names.
+from tf_audioset.features import decibels, layers  # noqa: F401
 from tf_audioset.models import (  # noqa: F401
   convnext,
-  decibels,
   efficientnet,
   heads,
   resnet,
@@ -294,8 +294,10 @@ class Experiment:
     Raises:
       UserError: If the checkpoint cannot be read or is another model's.
     """
+    tagger = self.restored_tagger(checkpoint, len(classes))
+    workdir_lib.refuse_other_model(workdir_path, tagger)
     export.export(
-      self.restored_tagger(checkpoint, len(classes)),
+      tagger,
       directory,
       classes=classes,
       min_samples=self.pipeline.crop_samples,

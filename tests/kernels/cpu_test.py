@@ -133,7 +133,9 @@ def test_the_gradient_of_a_bias_is_a_sum_of_thousands(dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_layer_norm(dtype):
   gamma, beta = tf.Variable([0.5, -1.0, 2.0, 1.0]), tf.Variable([0.0, 1, 2, 3])
-  x = 3 + tf.random.stateless_normal([2, 30, 10, 4], [1, 2])
+  # Variances from far below epsilon to far above.
+  scale = 10 ** tf.random.stateless_uniform([2, 30, 10, 1], [3, 4], -4.0, 1.0)
+  x = scale * (3 + tf.random.stateless_normal([2, 30, 10, 4], [1, 2]))
   x = tf.cast(x, dtype)
 
   def ours(x):

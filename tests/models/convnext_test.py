@@ -116,8 +116,9 @@ def test_too_few_frames_or_bands_are_refused(pair, size):
   with pytest.raises(UserError) as error:
     inner(tf.zeros([1, *size, 1]))
   line = messages.first_line(str(error.value))
-  assert f"{size[0]} frames of {size[1]} bands are too few" in line
-  assert line.startswith("ConvNeXt reduces") and "longer crops" in line
+  assert line.startswith("ConvNeXt takes at least 32 frames and 32 bands;")
+  assert f"these are {size[0]} frames and {size[1]} bands" in line
+  assert "Pipeline.crop_seconds" in line
 
 
 def test_the_fewest_frames_and_bands_are_one_place(pair):

@@ -35,7 +35,9 @@ def test_outside_of_training_it_is_one_with_its_norm(
   rng = np.random.default_rng(0)
   for variable in (norm.gamma, norm.beta, norm.moving_mean):
     variable.assign(rng.uniform(-1, 1, variable.shape))
-  norm.moving_variance.assign(rng.uniform(0.1, 2, norm.moving_variance.shape))
+  # From far below epsilon to far above.
+  variances = 10 ** rng.uniform(-8, 0.3, norm.moving_variance.shape)
+  norm.moving_variance.assign(variances)
 
   actual = convolution.normed(layer, norm, x, training=False)
   # In float64, by their definitions.

@@ -88,6 +88,43 @@ def test_every_size_has_a_published_count():
   assert sizes < _PUBLISHED.keys()
 
 
+def _expected_std(name, shape):
+  """Standard deviation of initial weights: He et al. 2015, by the fan-out, or
+  of a normal distribution of 0.02 that is cut off at twice that (ConvNeXt).
+  """
+  if "convnext" in name:
+    return 0.02 * 0.87962566
+  size, _, in_channels, out_channels = shape
+  fan_out = size**2 * (1 if "depthwise" in name else out_channels)
+  return np.sqrt(2 / fan_out)
+
+
+@pytest.mark.parametrize(
+  "make", [resnet.ResNet, efficientnet.EfficientNet, convnext.ConvNeXt]
+)
+def test_initial_weights(make):
+  tf.keras.utils.set_random_seed(1)
+  model = make()
+  model(tf.zeros([1, 32, 32, 1]))
+  constants = {"gamma": 1, "moving_variance": 1, "layer_scale": 1e-6}
+  for v in model.variables:
+    value = v.numpy()
+    if v.shape.rank == 1:
+      name = v.name.split("/")[-1].removesuffix(":0")
+      np.testing.assert_array_equal(
+        value, np.float32(constants.get(name, 0)), err_msg=v.name
+      )
+      continue
+    name = f"{model.name}/{v.name}"
+    # Five standard errors of the estimate.
+    limit = 5 / np.sqrt(2 * value.size)
+    assert value.std() == pytest.approx(
+      _expected_std(name, value.shape), rel=limit
+    ), v.name
+    if model.name == "convnext":
+      assert 0.035 < np.abs(value).max() <= 0.04
+
+
 _SMALL = [
   lambda: resnet.ResNet(18, width=8),
   lambda: resnet.ResNet(50, width=4),

@@ -101,11 +101,11 @@ def test_links_are_followed_but_not_up(tmp_path):
     (["audio/1.wav"], "audio look like parts of a data"),
     (
       ["audio/dog/1.wav", "audio/cat/1.wav", "metadata/x.csv"],
-      "in folders of its folder audio, cat, dog: if .* --class_dirs=.*/audio;",
+      "only audio has audio, and that in folders, cat, dog: if .*=.*/audio;",
     ),
     (
       ["sounds/dog/1.wav", "sounds/cat/1.wav"],
-      "in folders of its folder sounds, cat, dog: if .*/sounds; .*any_class",
+      "only sounds has .* cat, dog: if .*/sounds; .*any_class",
     ),
   ],
 )
@@ -155,6 +155,10 @@ def test_one_can_insist(tmp_path, names, classes):
         "c/1.wav",
       ],
       ["in 2 of 3 classes all clips.*such as animals/cat, things/door; the cl"],
+    ),
+    (
+      ["dog/train/1.wav", "dog/test/1.wav", "cat/train/1.wav"],
+      ["in 2 of 2 classes.*cat/train, dog/test; .*splits or folds: mixed here"],
     ),
   ],
 )

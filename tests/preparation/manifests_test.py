@@ -210,6 +210,15 @@ def test_lists_without_names_of_columns_are_read_by_number(tmp_path):
     ("audio/b020_90_100.wav", (0,)),
     ("audio/b033.wav", (1,)),
   ]
+  # With names they may be told by number as well.
+  found = _read(
+    tmp_path,
+    "path,label\naudio/b033.wav,bus\n",
+    '["beach", "bus"]',
+    file_column="1",
+    label_column="2",
+  )
+  assert [clip.id for clip in found.clips] == ["audio/b033.wav"]
 
 
 def test_labels_in_cells_of_their_own_at_the_end_are_read(tmp_path):
@@ -264,8 +273,15 @@ def test_without_a_map_the_labels_of_the_list_are_the_classes(tmp_path):
   assert found.classes == labels.ClassList.from_names(["bird", "cat", "dog"])
   assert [clip.labels for clip in found.clips] == [(2, 1), (), (0,)]
   (tmp_path / "list.csv").write_text("files,labels\na.wav,\n")
-  with pytest.raises(ValueError, match="no row has a label"):
+  with pytest.raises(ValueError, match="list.csv: names no clip with a label"):
     manifests.read(str(tmp_path / "list.csv"))
+  (tmp_path / "list.csv").write_text("files,labels\na.wav,dog;cat\n")
+  found = manifests.read(str(tmp_path / "list.csv"))
+  assert found.classes.names == ("dog;cat",)
+  assert found.warnings == [
+    "labels such as 'dog;cat' are taken for one; --labels_delim says what is "
+    "between several"
+  ]
 
 
 def test_files_are_looked_for_below_audio_dir(tmp_path):

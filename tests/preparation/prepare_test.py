@@ -3,6 +3,7 @@
 
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from tf_audioset.data import audio, labels, prepared
 from tf_audioset.preparation import audit, class_folders, clip_lists, prepare
+from tf_audioset.runtime import storage
 
 _CLASSES = labels.ClassList.from_names(["a", "b"])
 
@@ -502,6 +504,16 @@ def test_few_clips_make_several_shards_of_at_least_32(tmp_path):
     assert max(sizes) <= 1024 and max(sizes) - min(sizes) <= 1
 
 
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+  clips = _clips(tmp_path / "in", 3)
+  _prepare(clips, tmp_path / "out")
+  expected = _contents(tmp_path / "out")
+  for name in ("dataset_info.json.tmp-12", "train.clips.npz.tmp-345"):
+    (tmp_path / "out" / name).write_bytes(b"half")
+  _prepare(clips, tmp_path / "out")
+  assert _contents(tmp_path / "out") == expected
+
+
 def test_nothing_readable_is_an_error_that_is_audited(tmp_path):
   clips = [clip_lists.Clip("a", str(tmp_path / "none.wav"), (0,))]
   with pytest.raises(ValueError, match="none of the 1 clips.*audit.txt"):
@@ -521,6 +533,9 @@ def test_where_nothing_is_readable_a_split_and_its_audit_stay(tmp_path):
 
 
 def test_a_split_that_is_prepared_meanwhile_stays(tmp_path, monkeypatch):
+  """Where there are no locks, as in a bucket; else they take turns."""
+  nothing = contextlib.nullcontext()
+  monkeypatch.setattr(storage, "taking_turns", lambda folder: nothing)
   clips = _clips(tmp_path / "in", 3)
   write = prepared.ClipTable.write
 

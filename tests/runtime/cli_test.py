@@ -2,10 +2,13 @@
 """What all command lines have in common."""
 
 import contextlib
+import fcntl
 import os
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 
 import pytest
 
@@ -70,6 +73,8 @@ def _with_bar(stdout, **options):
   The terminal is the standard error, or both if `stdout` is None.
   """
   ours, theirs = os.openpty()
+  # 24 rows of 80 columns: a terminal without columns has no bar.
+  fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
   code = (
     "from tf_audioset.runtime import cli\n"
     f"with cli.progress_bar(2, 'work', 'x', **{options}) as bar:\n"

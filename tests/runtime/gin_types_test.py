@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gin
 import pytest
 
+from tf_audioset.models import tagger  # noqa: F401  Registered with gin.
 from tf_audioset.runtime import gin_config
 
 
@@ -40,10 +43,14 @@ def fire(
   limit: float | None = None,
   is_slow: bool = False,
   rack: Kiln | None = None,
-  steps: Sequence[int] = (),
+  steps: Sequence[int] | None = (),
   anything=None,
+  loose: Any = None,
+  table: dict[str, int] | None = None,
+  both: str | list[str] = "",
+  path: pathlib.Path | None = None,
 ):
-  return kiln, coat, hours, limit, is_slow, rack, steps, anything
+  return kiln, coat, hours, limit, is_slow, rack, steps, anything, loose
 
 
 @pytest.mark.parametrize(
@@ -57,12 +64,12 @@ def fire(
       "a/fire.kiln is @hot/Kiln; write a/fire.kiln = @hot/Kiln().",
     ),
     (
-      "fire.kiln = None",
-      "fire.kiln is None; write fire.kiln = @NameOfThePart().",
+      "Tagger.loss = None",
+      "Tagger.loss is None; write Tagger.loss = @NameOfThePart().",
     ),
     (
-      "fire.rack = False",
-      "fire.rack is False; write fire.rack = @NameOfThePart() or None.",
+      "Tagger.mixup = False",
+      "Tagger.mixup is False; write Tagger.mixup = @NameOfThePart() or None.",
     ),
     (
       "fire.coat = @glaze()",
@@ -110,12 +117,17 @@ def test_what_fits_passes():
       "fire.rack = None",
       "fire.steps = (1, 2)",
       "fire.anything = 'red'",
+      "fire.loose = 'blue'",
+      "fire.table = {'a': 1}",
+      "fire.both = ['a']",
+      "fire.path = 'some/where'",
       "slow/fire.limit = 2",
     ],
   )
-  kiln, coat, hours, limit, _, rack, steps, anything = fire()
+  kiln, coat, hours, limit, _, rack, steps, anything, loose = fire()
   assert kiln.degrees == 1000 and coat(2) == (2, "green")
-  assert (hours, limit, rack, steps, anything) == (4, None, None, (1, 2), "red")
+  assert (hours, limit, rack, steps) == (4, None, None, (1, 2))
+  assert (anything, loose) == ("red", "blue")
 
 
 def test_functions_are_parts_as_well():

@@ -47,6 +47,38 @@ def test_several_labels_share_a_clip_and_none_costs_nothing():
   assert (actual[1:] == 0).all()
 
 
+# As of a trained model: probabilities that float32 rounds to 0 or 1.
+_FAR = np.array([[-1e4, -200.0, -90.0, -17.0, 17.0, 90.0, 1e4]])
+
+
+@pytest.mark.parametrize("label", [0.0, 0.3, 1.0])
+def test_multi_label_is_exact_where_probabilities_are_0_or_1(label):
+  logits = tf.constant(_FAR, tf.float32)
+  with tf.GradientTape() as tape:
+    tape.watch(logits)
+    loss = losses.MultiLabel()(tf.fill(logits.shape, label), logits)
+  gradient = tape.gradient(loss, logits)
+  # softplus(x) - x * label, of which the slope is the sigmoid - label.
+  expected = np.mean(np.logaddexp(0, _FAR) - _FAR * label, axis=1)
+  slope = (scipy.special.expit(_FAR) - label) / _FAR.size
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+  np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-38)
+  scores = losses.MultiLabel().log_scores(logits)
+  np.testing.assert_allclose(
+    scores, -np.logaddexp(0, -_FAR), rtol=1e-6, atol=1e-38
+  )
+
+
+def test_multi_class_is_exact_where_probabilities_are_0_or_1():
+  logits = tf.constant(_FAR, tf.float32)
+  expected = scipy.special.log_softmax(_FAR, axis=1)
+  scores = losses.MultiClass().log_scores(logits)
+  np.testing.assert_allclose(scores, expected, rtol=1e-6)
+  for label in range(_FAR.size):
+    loss = losses.MultiClass()(tf.one_hot([label], _FAR.size), logits)
+    np.testing.assert_allclose(loss, -expected[:, label], rtol=1e-6)
+
+
 def test_scores_are_probabilities():
   logits = tf.constant(_LOGITS, tf.float32)
   np.testing.assert_allclose(

@@ -67,13 +67,17 @@ def main() -> None:
   from tf_audioset import experiment  # noqa: F401
   from tf_audioset.data import pipeline as pipeline_lib  # noqa: F401
   from tf_audioset.models import tagger  # noqa: F401
-  from tf_audioset.runtime import gin_config, storage  # noqa: F401
+  from tf_audioset.runtime import gin_config, outputs, storage  # noqa: F401
   from tf_audioset.serving import export, tflite  # noqa: F401
   from tf_audioset.weights import audax, ced  # noqa: F401
 
   family = {"audax": audax, "ced": ced}[FLAGS.format]
   for path in (FLAGS.saved_model, FLAGS.checkpoint_out or ""):
     storage.check_no_pattern(path)
+  parent = os.path.dirname(FLAGS.saved_model.rstrip("/"))
+  outputs.check_folder(parent or ".", "saved_model")
+  if FLAGS.checkpoint_out:
+    outputs.check_folder(FLAGS.checkpoint_out, "checkpoint_out")
   arrays = family.read_checkpoint(FLAGS.checkpoint)
   try:
     classes = _classes(family.num_classes(arrays))

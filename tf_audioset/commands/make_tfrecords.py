@@ -166,8 +166,6 @@ def main() -> int:
   if FLAGS.beam_options and not FLAGS.runner:
     raise UserError("--beam_options needs --runner.")
 
-  import tensorflow as tf
-
   from tf_audioset.preparation import audit, prepare
 
   wrong = set(FLAGS.drop) - set(audit.DROPPABLE)
@@ -180,19 +178,7 @@ def main() -> int:
     run = prepare.beam_runner(FLAGS.runner, FLAGS.beam_options)
   else:
     run = prepare.local_runner(FLAGS.num_workers)
-  for flag in _PATHS:
-    path = FLAGS[flag].value
-    if path and not tf.io.gfile.exists(path):
-      raise UserError(f"--{flag}={path}: no such file or folder.")
-  for flag in ("audio_dir", "class_dirs"):
-    path = FLAGS[flag].value
-    if path and not tf.io.gfile.isdir(path):
-      raise UserError(f"--{flag}={path}: is no folder.")
-  if form == "class_dirs" and _is_below(FLAGS.output_dir, FLAGS.class_dirs):
-    raise UserError(
-      f"--output_dir={FLAGS.output_dir} is in --class_dirs={FLAGS.class_dirs}, "
-      "where it would be a class: choose another."
-    )
+  _check_paths(form)
   clip_list = _read(form)
   source = audit.of_source(clip_list)
   # Now, while there is time to think again.
@@ -248,6 +234,24 @@ def _form() -> str:
     if FLAGS[flag].present:
       raise UserError(f"--{flag} does not go with --{form}.")
   return form
+
+
+def _check_paths(form: str) -> None:
+  import tensorflow as tf
+
+  for flag in _PATHS:
+    path = FLAGS[flag].value
+    if path and not tf.io.gfile.exists(path):
+      raise UserError(f"--{flag}={path}: no such file or folder.")
+  for flag in ("audio_dir", "class_dirs"):
+    path = FLAGS[flag].value
+    if path and not tf.io.gfile.isdir(path):
+      raise UserError(f"--{flag}={path}: is no folder.")
+  if form == "class_dirs" and _is_below(FLAGS.output_dir, FLAGS.class_dirs):
+    raise UserError(
+      f"--output_dir={FLAGS.output_dir} is in --class_dirs={FLAGS.class_dirs}, "
+      "where it would be a class: choose another."
+    )
 
 
 def _is_below(path: str, folder: str) -> bool:

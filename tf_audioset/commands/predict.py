@@ -253,7 +253,6 @@ def _timelines(tagger, files, thresholds, printer, writer) -> float:
       except audio.AudioError as e:
         printer.fail(files.shown(str(e)))
         continue
-      printer.remark(files.given(path), timeline.remarks)
       timeline.write(names[path], files.given(path), writer)
   return audio_seconds
 
@@ -267,7 +266,6 @@ class _Timeline:
     self._tagger = tagger
     self._regions = prediction.Regions(thresholds)
     self._picture = picture.Picture(tagger.classes.names, tagger.sample_rate_hz)
-    self.remarks = []
 
   def parts(self, path):
     from tf_audioset.serving import prediction
@@ -281,7 +279,6 @@ class _Timeline:
       path,
       window_seconds=window_seconds,
       hop_seconds=FLAGS.hop_seconds or window_seconds / 2,
-      remarks=self.remarks,
     ):
       if FLAGS.audacity_dir:
         self._regions.add(part)

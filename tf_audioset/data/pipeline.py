@@ -16,7 +16,7 @@ import gin
 import tensorflow as tf
 
 from tf_audioset.data import prepared, records
-from tf_audioset.runtime import randomness
+from tf_audioset.runtime import gin_config, randomness
 from tf_audioset.runtime.errors import UserError
 
 PADDINGS = ("repeat", "zero")
@@ -108,6 +108,7 @@ class Pipeline:
       raise UserError(
         f"Pipeline.max_bad_records is {max_bad_records}; it must be at least 0."
       )
+    gin_config.check_choice("Pipeline.decoder", decoder, records.DECODERS)
     self.padding = padding
     self.max_bad_records = max_bad_records
     self._shuffle_clips = shuffle_clips

@@ -435,7 +435,9 @@ def split_names(data_dir: str) -> list[str]:
   if info is not None:
     return sorted(info.splits)
   files = tf.io.gfile.glob(os.path.join(data_dir, "*", "*.tfrec*"))
-  return sorted({os.path.basename(os.path.dirname(file)) for file in files})
+  names = {os.path.basename(os.path.dirname(file)) for file in files}
+  # Without the parts of a split whose preparation was stopped.
+  return sorted(name for name in names if not name.startswith("."))
 
 
 def find_split(data_dir: str, split: str) -> Split:

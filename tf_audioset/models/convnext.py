@@ -29,13 +29,15 @@ _VARIANTS = {
   "xlarge": ((3, 3, 27, 3), (256, 512, 1024, 2048)),
 }
 _LAYER_SCALE = 1e-6
-# The stem reduces frames and bands by 4, three stages by 2 each.
-_REDUCTION = 32
+_STEM_STRIDE = 4
 
 
 @gin.register
 class ConvNeXt(tf.keras.Model):
   """Features to embedding."""
+
+  # In run.json: earlier versions padded, so that their weights are for others.
+  kind = "ConvNeXt without padding"
 
   def __init__(
     self,
@@ -66,10 +68,11 @@ class ConvNeXt(tf.keras.Model):
     for stage, (num_blocks, channels) in enumerate(
       zip(blocks_a_stage, channels_a_stage)
     ):
-      # The stem reduces by 4, then norms; the later reductions norm first. None
-      # pads: what is left at an odd size is dropped, as in the paper's code.
-      size = 2 if stage else 4
-      reduction = [_conv(channels, size), _layer_norm()]
+      # The stem reduces by 4, then norms; the later reductions norm first.
+      reduction = [
+        _reducing_conv(channels, 2 if stage else _STEM_STRIDE),
+        _layer_norm(),
+      ]
       if stage:
         reduction.reverse()
       blocks = [_Block(channels, approximate_gelu) for _ in range(num_blocks)]
@@ -83,6 +86,8 @@ class ConvNeXt(tf.keras.Model):
     ]
     self.norm = _layer_norm() if final_norm else None
     self.embedding_size = channels_a_stage[-1]
+    # Fewer frames or bands would leave nothing: reductions do not pad.
+    self.min_size = _STEM_STRIDE * 2 ** (len(channels_a_stage) - 1)
 
   def call(
     self,
@@ -93,7 +98,9 @@ class ConvNeXt(tf.keras.Model):
     """Computes the embedding.
 
     Args:
-      features: float [batch, num_frames, num_bands, channels].
+      features: float [batch, num_frames, num_bands, channels], at least
+        `min_size` frames and bands. Where a graph is made for any number of
+        frames, its caller has to see to that, as exports do, which pad.
       training: Whether blocks are dropped.
       seed: int32 [2], of stochastic depth.
 
@@ -101,17 +108,18 @@ class ConvNeXt(tf.keras.Model):
       float [batch, embedding_size], averaged over time and bands.
 
     Raises:
-      UserError: If blocks are to be dropped without a seed, or there are fewer
-        frames or bands than the reductions take together.
+      UserError: If there are too few frames or bands, or blocks are to be
+        dropped without a seed.
     """
-    if any(
-      size is not None and size < _REDUCTION for size in features.shape[1:3]
-    ):
-      raise UserError(
-        f"ConvNeXt reduces frames and bands by {_REDUCTION} without padding: "
-        f"{features.shape[1]} frames of {features.shape[2]} bands are too few. "
-        "Take longer crops, more bands or a smaller hop."
-      )
+    _, num_frames, num_bands, _ = features.shape
+    for size in (num_frames, num_bands):
+      if size is not None and size < self.min_size:
+        raise UserError(
+          f"ConvNeXt takes at least {self.min_size} frames and "
+          f"{self.min_size} bands; these are {num_frames} frames and "
+          f"{num_bands} bands. Pipeline.crop_seconds sets the number of "
+          "frames, LogMel.num_mels that of bands."
+        )
     drop = stochastic.depth(self._drop_rates, features, seed, training=training)
     x = features
     number = 0
@@ -218,9 +226,17 @@ def _tanh_gelu(x):
   return tf.nn.gelu(x, approximate=True)
 
 
-def _conv(channels, size):
+def _reducing_conv(channels, stride):
+  """Takes `stride` frames and bands for one; a rest that is less is left out.
+
+  So do the authors' code, timm, keras.applications and audax.
+  """
   return convolution.Conv2D(
-    channels, size, size, padding="valid", kernel_initializer=_initializer()
+    channels,
+    stride,
+    stride,
+    padding="valid",
+    kernel_initializer=_initializer(),
   )
 
 

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import inspect
+from typing import Protocol
 
 import gin
 import tensorflow as tf
 
+from tf_audioset.features import stft
 from tf_audioset.models import stochastic
 from tf_audioset.runtime import gin_config, randomness
 from tf_audioset.runtime.errors import UserError
@@ -15,7 +17,8 @@ from tf_audioset.runtime.errors import UserError
 FRONTEND_CONTRACT = (
   "a front end is called with waveforms, float32 [batch, num_samples], and, if "
   "it has these parameters, with engine, a str or None, and training, a bool; "
-  "it returns features, "
+  "one whose attribute takes_int16 is true also gets int16 waveforms; it "
+  "returns features, "
   "float32 [batch, num_frames, num_bands]"
 )
 BACKBONE_CONTRACT = (
@@ -28,6 +31,23 @@ HEAD_CONTRACT = (
   "classes before it is built; it is called with embeddings, float32 [batch, "
   "embedding_size], and returns logits, float32 [batch, num_classes]"
 )
+
+
+class Loss(Protocol):
+  """The contract of a loss; see `training/losses.py`."""
+
+  def __call__(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Computes the loss of each clip, float32 [batch]."""
+
+  def log_scores(self, logits: tf.Tensor) -> tf.Tensor:
+    """Computes the logarithms of the scores, like the logits."""
+
+
+class Augmentation(Protocol):
+  """The contract of SpecAugment and Mixup; see `training/augment.py`."""
+
+  def __call__(self, *arguments: tf.Tensor):
+    """Changes features, and targets with Mixup; the last is a seed."""
 
 
 @gin.register
@@ -43,10 +63,10 @@ class Tagger(tf.keras.Model):
     num_classes: int,
     frontend: tf.keras.layers.Layer = gin.REQUIRED,
     backbone: tf.keras.layers.Layer = gin.REQUIRED,
-    loss: object = gin.REQUIRED,
+    loss: Loss = gin.REQUIRED,
     head: tf.keras.layers.Layer | None = None,
-    spec_augment: object | None = None,
-    mixup: object | None = None,
+    spec_augment: Augmentation | None = None,
+    mixup: Augmentation | None = None,
     dropout_rate: float = 0.0,
     freeze_backbone: bool = False,
   ):
@@ -66,8 +86,13 @@ class Tagger(tf.keras.Model):
         statistics of front end and backbone stay, and nothing is dropped in it.
 
     Raises:
-      UserError: If the dropout rate is not in [0, 1).
+      UserError: If the dropout rate is not in [0, 1), or the loss is none.
     """
+    if not hasattr(loss, "log_scores"):
+      raise UserError(
+        f"Tagger.loss is {_name(loss)}: a loss is called with targets and "
+        "logits and has log_scores, as @MultiLabel() and @MultiClass() do."
+      )
     # float32 whatever the policy: Keras would round the waveform.
     super().__init__(name="tagger", dtype=tf.float32)
     self.frontend = frontend
@@ -183,7 +208,9 @@ class Tagger(tf.keras.Model):
     options = {"engine": engine} if self._frontend_has_engines else {}
     if self._frontend_trains:
       options["training"] = training
-    features = self.frontend(to_float(waveform), **options)
+    if not getattr(self.frontend, "takes_int16", False):
+      waveform = stft.to_float(waveform)
+    features = self.frontend(waveform, **options)
     if not tf.is_tensor(features) or features.shape.rank != 3:
       raise UserError(
         f"{_name(self.frontend)} returned {_described(features)}: "
@@ -233,13 +260,6 @@ class Tagger(tf.keras.Model):
     if self._mixup is not None:
       features, targets = self._mixup(features, targets, mix_seed)
     return features, targets
-
-
-def to_float(waveform: tf.Tensor) -> tf.Tensor:
-  """int16 to float32 in [-1, 1); float32 stays as it is."""
-  if waveform.dtype == tf.int16:
-    return tf.cast(waveform, tf.float32) / 32768.0
-  return waveform
 
 
 def _takes(part, parameter: str) -> bool:

@@ -140,15 +140,15 @@ def _check_names(class_dirs, folders, files) -> None:
   lower = {name.lower() for name in folders}
   if all(map(_FOLD.fullmatch, folders)):
     raise UserError(
-      f"--class_dirs={class_dirs}: {_named(folders)} look like folds of a "
-      "dataset, not like classes: give its list as --manifest_csv, with "
-      f"--audio_dir={class_dirs}; {insist}."
+      f"--class_dirs={class_dirs}: its folders {_named(folders)} look like "
+      "folds of a dataset, not like classes: give its list as --manifest_csv, "
+      f"with --audio_dir={class_dirs}; {insist}."
     )
   if lower <= _SPLITS:
     first = os.path.join(class_dirs, folders[0])
     raise UserError(
-      f"--class_dirs={class_dirs}: {_named(folders)} look like splits, not "
-      "like classes: prepare them one by one, with "
+      f"--class_dirs={class_dirs}: its folders {_named(folders)} look like "
+      "splits, not like classes: prepare them one by one, with "
       f"--class_dirs={first} --split={folders[0]} and so on; {insist}."
     )
   with_audio = [name for name in folders if files[name]]
@@ -159,16 +159,16 @@ def _check_names(class_dirs, folders, files) -> None:
       len(folders) == 1 or name.lower() in _PARTS_OF_DATASETS
     ):
       raise UserError(
-        f"--class_dirs={class_dirs}: all audio is in folders of its folder "
-        f"{name}, {_named(inner)}: if these are the classes, give "
+        f"--class_dirs={class_dirs}: of its folders only {name} has audio, and "
+        f"that in folders, {_named(inner)}: if these are the classes, give "
         f"--class_dirs={os.path.join(class_dirs, name)}; if {name} is the only "
         "class, add --any_class_dirs."
       )
   if lower <= _PARTS_OF_DATASETS:
     raise UserError(
-      f"--class_dirs={class_dirs}: {_named(folders)} look like parts of a "
-      "dataset, not like classes: give its list as --manifest_csv, with "
-      f"--audio_dir={class_dirs}; {insist}."
+      f"--class_dirs={class_dirs}: its folders {_named(folders)} look like "
+      "parts of a dataset, not like classes: give its list as --manifest_csv, "
+      f"with --audio_dir={class_dirs}; {insist}."
     )
 
 
@@ -177,6 +177,11 @@ def _inner_folder(file: str) -> str:
   _, _, behind = file.partition("/")
   inner, slash, _ = behind.partition("/")
   return inner if slash else ""
+
+
+def _is_part(name: str) -> bool:
+  """Whether a folder is called like a fold or a split."""
+  return bool(_FOLD.fullmatch(name)) or name.lower() in _SPLITS
 
 
 def _warnings(root, folders, files, passed_over) -> list[str]:
@@ -206,7 +211,7 @@ def _warnings(root, folders, files, passed_over) -> list[str]:
     warnings.append(f"there is only one class, {folders[0]}")
   elif len(full) == 1:
     warnings.append(f"all clips are of one class, {full[0]}")
-  odd = [x for x in folders if _FOLD.fullmatch(x) or x.lower() in _SPLITS]
+  odd = [name for name in folders if _is_part(name)]
   if odd:
     warnings.append(
       f"look like folds or splits, not like classes: {_named(odd)}"
@@ -215,17 +220,16 @@ def _warnings(root, folders, files, passed_over) -> list[str]:
     warnings.append(
       f"the classes are numbers, or are they folds? {_named(folders)}"
     )
-  deep = {}
-  for name in full:
-    inner = [_inner_folder(file) for file in files[name]]
-    if all(inner):
-      deep[name] = f"{name}/{inner[0]}"
+  inner = {name: [*map(_inner_folder, files[name])] for name in full}
+  deep = [name for name in full if all(inner[name])]
   if deep:
+    shown = [f"{name}/{inner[name][0]}" for name in deep]
     warnings.append(
       f"in {len(deep)} of {len(folders)} classes all clips are in folders of "
-      f"the class's folder, such as {_named([*deep.values()])}; the class is "
-      "the outer one"
+      f"the class's folder, such as {_named(shown)}; the class is the outer one"
     )
+    if all(_is_part(x) for name in deep for x in inner[name]):
+      warnings[-1] += ". The inner ones look like splits or folds: mixed here"
   alike = collections.defaultdict(list)
   for name in folders:
     alike[unicodedata.normalize("NFKC", name).casefold().strip(" _-")].append(

@@ -55,30 +55,40 @@ def of_segments(
   starts = collections.Counter(
     video for video, _ in {(x.video, x.start_seconds) for x in segments}
   )
-  by_stem = collections.defaultdict(list)
-  for path in paths:
-    by_stem[_stem(path)].append(path)
-  found, matched = [], set()
-  for segment in segments:
-    names = _usual_names(segment, must_tell_start=starts[segment.video] > 1)
-    # Of a start of 0, seconds and milliseconds are the same.
-    stems = [stem for stem in dict.fromkeys(names) if stem in by_stem]
-    matched.update(stems)
-    found.append([path for stem in stems for path in by_stem[stem]])
   finder = _IdFinder(starts)
-  others = collections.defaultdict(list)  # Video -> (path, behind the id).
-  for stem in by_stem.keys() - matched:
+  of_video = collections.defaultdict(list)  # (path, stem, behind the id)
+  for path in paths:
+    stem = _stem(path)
     if place := finder.find(stem):
       video, behind = place
-      others[video] += [(path, behind) for path in by_stem[stem]]
-  for segment, files in zip(segments, found):
-    ranked = []
-    for path, behind in others.get(segment.video, ()):
+      of_video[video].append((path, stem, behind))
+  return [
+    _ranked(segment, of_video.get(segment.video, ()), starts[segment.video] > 1)
+    for segment in segments
+  ]
+
+
+def _ranked(segment, files, must_tell_start) -> list[str]:
+  """Returns those of a video's files that are a segment's, the best first."""
+  if len(files) == 1 and not must_tell_start:
+    ((path, _, behind),) = files
+    if not behind:
+      return [path]  # Most of millions.
+  if not files:
+    return []
+  # Of a start of 0, seconds and milliseconds are the same name.
+  names = dict.fromkeys(_usual_names(segment, must_tell_start))
+  ranks = {name: rank for rank, name in enumerate(names)}
+  ranked = []
+  for path, stem, behind in files:
+    rank = ranks.get(stem)
+    if rank is None:
       tells_start = _tells_start(behind, segment)
-      if tells_start or (tells_start is None and starts[segment.video] == 1):
-        ranked.append((not tells_start, path))
-    files += [path for _, path in sorted(ranked)]
-  return found
+      if tells_start is False or (must_tell_start and not tells_start):
+        continue
+      rank = len(ranks) + (not tells_start)
+    ranked.append((rank, path))
+  return [path for _, path in sorted(ranked)]
 
 
 def _usual_names(segment: Segment, must_tell_start: bool) -> Iterator[str]:
@@ -101,8 +111,10 @@ class _IdFinder:
 
   def find(self, stem: str) -> tuple[str, str] | None:
     """Returns an id that is a word in a name, and what stands behind it."""
+    if stem in self._ids:
+      return stem, ""
     # "Title [ID]" tells it best; a title may hold another id.
-    bracketed = re.findall(r"\[([^\[\]]+)\]", stem)
+    bracketed = re.findall(r"\[([^\[\]]+)\]", stem) if "[" in stem else []
     for video in reversed(bracketed):
       if video in self._ids:
         return video, stem.rpartition(f"[{video}]")[2]

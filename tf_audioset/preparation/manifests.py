@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from tf_audioset.data import audio_files, labels
@@ -59,55 +60,41 @@ def read(
   """
   if not labels_delim:
     raise UserError("--labels_delim is empty.")
-  file_column = _Column("--file_column", file_column, "files", _FILE_COLUMNS)
-  label_column = _Column(
-    "--label_column", label_column, "labels", _LABEL_COLUMNS
-  )
-  table = tables.read(
+  cells, remark = _cells(
     manifest_csv,
-    separator=separator,
-    is_right=lambda head: (
-      None not in (file_column.place(head), label_column.place(head))
-    ),
+    _Column("--file_column", file_column, "files", _FILE_COLUMNS),
+    _Column("--label_column", label_column, "labels", _LABEL_COLUMNS),
+    labels_delim,
+    separator,
   )
-  if not table.rows:
-    raise UserError(f"{manifest_csv}: names no clip.")
-  head = table.rows[0]
-  file_place, label_place = file_column.place(head), label_column.place(head)
-  if file_place is None or label_place is None:
-    raise UserError(_columns_wanted(table, file_column, label_column))
-  is_numbered = file_column.is_number(head) and label_column.is_number(head)
-  cells = [
-    (line, row[file_place], row[label_place])
-    for line, row in _rows(table, label_place, labels_delim, not is_numbered)
-  ]
+  warnings = []
   if labels_map:
     classes = labels.from_map(labels_map)
   else:
-    classes = _classes_of((cell for *_, cell in cells), labels_delim)
+    classes = _classes_of(manifest_csv, cells, labels_delim)
+    odd = [name for name in classes.names if re.search("[;|]", name)]
+    if odd:
+      warnings.append(
+        f"labels such as {odd[0]!r} are taken for one; --labels_delim says "
+        "what is between several"
+      )
   lookup = labels.Lookup(classes, labels_delim)
   files = _Files(manifest_csv, audio_dir, [name for _, name, _ in cells])
   rows = []
   for line, name, cell in cells:
     paths, problems = files.find(name)
-    key = paths[0] if paths else name or f"line {line}"
     clip_id = name or f"line {line}"
-    known, unknown = lookup.find(cell)
+    key = paths[0] if paths else clip_id
     rows.append(
-      clip_lists.Row(line, key, clip_id, paths, known, unknown, problems)
+      clip_lists.Row(line, key, clip_id, paths, *lookup.find(cell), problems)
     )
-  shown = [
-    str(i + 1) if is_numbered else repr(head[i]) for i in range(len(head))
-  ]
   return dataclasses.replace(
     clip_lists.from_rows(manifest_csv, classes, rows),
     folder=audio_dir or "",
     num_files=files.num_seen(),
     passed_over=files.unused(row.paths for row in rows),
-    remarks=[
-      f"{manifest_csv}: {table.separator_name}-separated, files in column "
-      f"{shown[file_place]}, labels in column {shown[label_place]}"
-    ],
+    remarks=[remark],
+    warnings=warnings,
   )
 
 
@@ -160,6 +147,39 @@ class _Column:
     return f"{self.flag} must say which has the {self.usual}"
 
 
+def _cells(
+  manifest_csv, file_column, label_column, labels_delim, separator
+) -> tuple[list[tuple[int, str, str]], str]:
+  """Returns line, file and labels of each row, and how they were found."""
+  table = tables.read(
+    manifest_csv,
+    separator=separator,
+    is_right=lambda head: (
+      None not in (file_column.place(head), label_column.place(head))
+    ),
+  )
+  if not table.rows:
+    raise UserError(f"{manifest_csv}: names no clip.")
+  head = table.rows[0]
+  places = file_column.place(head), label_column.place(head)
+  if None in places:
+    raise UserError(_columns_wanted(table, file_column, label_column))
+  is_numbered = (
+    file_column.is_number(head)
+    and label_column.is_number(head)
+    # Told by numbers, but with a first line of names.
+    and places[0] not in file_column.fitting(head)
+    and places[1] not in label_column.fitting(head)
+  )
+  names = [str(i + 1) if is_numbered else repr(head[i]) for i in places]
+  remark = (
+    f"{manifest_csv}: {table.separator_name}-separated, files in column "
+    f"{names[0]}, labels in column {names[1]}"
+  )
+  rows = _rows(table, places[1], labels_delim, not is_numbered)
+  return [(line, row[places[0]], row[places[1]]) for line, row in rows], remark
+
+
 def _columns_wanted(table, *columns) -> str:
   head = table.rows[0]
   wanted = [c.wanted(head) for c in columns if c.place(head) is None]
@@ -194,12 +214,15 @@ def _rows(
     yield line, row
 
 
-def _classes_of(cells: Iterable[str], labels_delim: str) -> labels.ClassList:
+def _classes_of(manifest_csv, cells, labels_delim) -> labels.ClassList:
   """Returns the labels that occur, sorted, as classes."""
-  seen = {x for cell in set(cells) for x in labels.split(cell, labels_delim)}
+  seen = {x for *_, cell in cells for x in labels.split(cell, labels_delim)}
   names = sorted({labels.plain(tables.unquoted(label)) for label in seen})
   if not names:
-    raise UserError("no row has a label, and there is no --labels_map.")
+    raise UserError(
+      f"{manifest_csv}: names no clip with a label, and there is no "
+      "--labels_map."
+    )
   return labels.ClassList.from_names(names)
 
 

@@ -376,8 +376,9 @@ def _known_info(classes, output_dir, options) -> prepared.DatasetInfo | None:
     )
     raise UserError(
       f"{output_dir} holds records of other classes ({what}); choose another "
-      "--output_dir, or, with --class_dirs, make an empty folder for a class "
-      "without clips."
+      "--output_dir; or, with --class_dirs, make an empty folder for a class "
+      "without clips; or, with --manifest_csv, give "
+      f"--labels_map={os.path.join(output_dir, prepared.INFO_FILE)}."
     )
   wanted = (options.clip_seconds, options.codec)
   if known and (known.clip_seconds, known.codec) != wanted:

@@ -24,7 +24,10 @@ _PLAIN = {
   "str": ((str,), "a text in quotes"),
   "None": ((type(None),), "None"),
 }
-_LISTS = ("Sequence", "list", "tuple")
+_LISTS = re.compile(r"(Sequence|list|tuple)\b[^|]*(\| *None)?$")
+# Parts of the program: a class, or what is called later.
+_PARTS = re.compile(r"(Callable\b.*|[\w.]+)( *\| *None)?$")
+_ANYTHING = ("Any", "object", "typing.Any")
 
 
 def check(keys: Iterable[str]) -> None:
@@ -84,12 +87,16 @@ def _check(key, value, declared) -> None:
     )
     if not fits and not is_reference:
       raise UserError(f"{key} is {value!r}; it must be {_wanted(declared)}.")
-  elif declared.startswith(_LISTS):
+  elif _LISTS.match(declared):
     if not is_reference and not isinstance(value, (list, tuple, type(None))):
       raise UserError(f"{key} is {value!r}; it must be a list, such as [1, 2].")
+  elif not _PARTS.match(declared) or declared in _ANYTHING:
+    return
   elif not is_reference:
-    if value is not None or "None" not in types:
-      is_name = isinstance(value, str) and _is_known(value)
+    is_name = isinstance(value, str) and _is_known(value)
+    is_none = value is None and "None" in types
+    # A parameter of another's, declared as a path, may well be given a text.
+    if is_name or (_is_of_this_package(key) and not is_none):
       name = value if is_name else "NameOfThePart"
       raise UserError(f"{key} is {value!r}; {_as_part(key, name, declared)}.")
   elif not str(value).startswith("%"):  # A macro's value may be anything.
@@ -123,18 +130,26 @@ def _is_plain(declared: str) -> bool:
 def _is_known(name: str) -> bool:
   try:
     gin.get_configurable(name)
-  except ValueError:
+  except (KeyError, ValueError):  # Several, or none.
     return False
   return True
 
 
+def _owner(key: str):
+  """The function or class that a key is of; None if nothing has the name."""
+  name = key.rpartition(".")[0].rpartition("/")[2]
+  # Such as a macro.
+  return gin.get_configurable(name) if name and _is_known(name) else None
+
+
+def _is_of_this_package(key: str) -> bool:
+  return _owner(key).__module__.startswith("tf_audioset.")
+
+
 def parameter(key: str) -> inspect.Parameter | None:
   """What a key, "scope/Tagger.dropout_rate", binds; None if nothing has it."""
-  owner, _, name = key.rpartition(".")
-  owner = owner.rpartition("/")[2]
-  if not owner or not _is_known(owner):
-    return None  # Such as a macro.
-  return _parameters(gin.get_configurable(owner)).get(name)
+  owner = _owner(key)
+  return owner and _parameters(owner).get(key.rpartition(".")[2])
 
 
 def _parameters(function) -> dict[str, inspect.Parameter]:

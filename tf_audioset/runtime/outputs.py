@@ -39,7 +39,8 @@ def check_folder(folder: str, flag: str) -> None:
     if not is_of_storage(e):
       raise
     raise UserError(
-      f"{folder}: cannot be written to ({reason(e)}): give another --{flag}."
+      f"{folder}: cannot be written to ({reason(e)}): give another place with "
+      f"--{flag}."
     ) from e
 
 

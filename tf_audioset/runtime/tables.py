@@ -93,9 +93,9 @@ def read(
     separator, lines[0] = separator or told[1], ""  # For Excel.
   if has_comments:
     lines = ["" if line.startswith("#") else line for line in lines]
-  for number, line in enumerate(lines, start=1):
-    if "\0" in line:
-      raise UserError(f"{path}, line {number}: holds a NUL byte.")
+  number = next((i for i, x in enumerate(lines, start=1) if "\0" in x), None)
+  if number is not None:
+    raise UserError(f"{path}, line {number}: holds a NUL byte.")
   if separator is None:
     first = next((line for line in lines if line.strip()), "")
     separator = _recognised(first, is_right)

@@ -162,6 +162,7 @@ class Part:
   begin_seconds: np.ndarray  # float64 [num_windows]
   end_seconds: np.ndarray  # float64 [num_windows]
   scores: np.ndarray  # float32 [num_windows, num_classes]
+  remarks: tuple[str, ...] = ()  # Of the last part: those of `Clip`.
 
 
 def score_windows(
@@ -170,7 +171,6 @@ def score_windows(
   *,
   window_seconds: float,
   hop_seconds: float,
-  remarks: list[str] | None = None,
 ) -> Iterator[Part]:
   """Scores a recording by windows, in memory that does not grow with it.
 
@@ -181,7 +181,6 @@ def score_windows(
     file: Path.
     window_seconds: Length of a window, at most `export.MAX_CLIP_SECONDS`.
     hop_seconds: From the beginning of one to that of the next.
-    remarks: A list that gets those of `Clip` when the file has ended.
 
   Yields:
     The parts, of about ten seconds each.
@@ -199,7 +198,7 @@ def score_windows(
   windows_a_part = max(round(_PART_SECONDS * rate_hz / hop), 1)
   begin, waiting, num_waiting, unseen = 0, [], 0, []
 
-  def part(waveform, num_scored):
+  def part(waveform, num_scored, remarks=()):
     scores = tagger.timeline(waveform[:num_scored], window_seconds, hop_seconds)
     # The last window of a recording is moved back to end with it.
     last = max(num_scored - window, 0)
@@ -207,10 +206,10 @@ def score_windows(
     ends = begins + min(window, num_scored)
     new = np.concatenate([*unseen, waveform[:0]])
     unseen.clear()
-    return Part(new, begins / rate_hz, ends / rate_hz, scores)
+    return Part(new, begins / rate_hz, ends / rate_hz, scores, tuple(remarks))
 
   wanted = windows_a_part * hop + window
-  remarks = [] if remarks is None else remarks
+  remarks = []
   blocks = audio.read_blocks(file, sample_rate_hz=rate_hz, remarks=remarks)
   peak = 0.0
   for block in _ahead(blocks):
@@ -229,7 +228,7 @@ def score_windows(
     waiting, num_waiting = [waveform], len(waveform)
   if peak < _DIGITAL_SILENCE and not remarks:
     remarks.append(SILENT)
-  yield part(np.concatenate(waiting), num_waiting)
+  yield part(np.concatenate(waiting), num_waiting, remarks)
 
 
 def _ahead(items: Iterator) -> Iterator:

@@ -7,7 +7,7 @@ import contextlib
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -92,12 +92,7 @@ class Printer:
     else:
       more = {"seconds": clip.seconds, "remarks": clip.remarks}
       self._record(file, {}, clip.scores, more)
-    self.remark(file, clip.remarks)
-
-  def remark(self, file: str, remarks: Iterable[str]) -> None:
-    """Tells what one should know of a file to make sense of its scores."""
-    for remark in remarks:
-      self.say(f"{audio_files.printable(file)}: {remark}")
+    self._remark(file, clip.remarks)
 
   def begin(self, file: str) -> None:
     """Prints the name of a file whose windows follow."""
@@ -106,9 +101,9 @@ class Printer:
 
   def windows(self, file: str, part: prediction.Part) -> None:
     """Prints the scores of windows of a file."""
-    for begin, end, scores in zip(
-      part.begin_seconds.tolist(), part.end_seconds.tolist(), part.scores
-    ):
+    times = zip(part.begin_seconds.tolist(), part.end_seconds.tolist())
+    last = len(part.scores) - 1
+    for i, ((begin, end), scores) in enumerate(zip(times, part.scores)):
       if self._style == TABLE:
         first, *others = self._highest(scores)
         line = f"  {prediction.clock(begin):10}  {first[0]:.4f}  "
@@ -117,8 +112,14 @@ class Printer:
           line += f"; {name} {score:.2f}"
         self._write(line)
       else:
-        times = {"begin_seconds": begin, "end_seconds": end}
-        self._record(file, times, scores, {})
+        fields = {"begin_seconds": begin, "end_seconds": end}
+        remarks = part.remarks if i == last else ()
+        self._record(file, fields, scores, {"remarks": remarks})
+    self._remark(file, part.remarks)
+
+  def _remark(self, file, remarks) -> None:
+    for remark in remarks:
+      self.say(f"{audio_files.printable(file)}: {remark}")
 
   def _record(self, file, times, scores, more) -> None:
     highest = self._highest(scores)

@@ -206,17 +206,15 @@ def adamw(
   """Adam with decoupled weight decay.
 
   Each step: p -= lr * (m_hat / (sqrt(v_hat) + epsilon) + weight_decay * p), so
-  the decay follows the schedule. As in optax and PyTorch, epsilon stands beside
-  the corrected second moment. Keras and addons put it beside the other, which
-  differs where gradients are about as small: here most are, as the loss is a
-  mean over hundreds of classes.
+  the decay follows the schedule.
 
   Args:
     schedule: Learning rate, lr, as a function of the step.
     weight_decay: Decay at a learning rate of 1.
     beta_1: Decay of the first moment, m.
     beta_2: Decay of the second moment, v.
-    epsilon: Keeps the quotient finite.
+    epsilon: Keeps the quotient finite. It stands beside the root of the
+      corrected second moment, v_hat, as in optax and PyTorch.
     decay_norms_and_biases: Whether scales, shifts and biases decay as well.
     implementation: "addons" (one fused kernel a variable) or "keras".
 
@@ -245,21 +243,21 @@ def adamw(
     )
 
   class AdamW(_addons().AdamW):
-    """Chooses by name: addons' own way fails with several replicas, whose
-    copies of a variable are not in its list.
-    """
-
-    def _do_use_weight_decay(self, var):
-      return decay_norms_and_biases or not re.search(
-        _NORMS_AND_BIASES, var.name
-      )
+    """addons' AdamW with another epsilon and another choice of what decays."""
 
     def _prepare_local(self, var_device, var_dtype, apply_state):
       super()._prepare_local(var_device, var_dtype, apply_state)
-      numbers = apply_state[var_device, var_dtype]
-      # The kernel adds epsilon to sqrt(v) in place of sqrt(v_hat), which is
-      # sqrt(v / (1 - beta_2^t)): with this factor the quotient is the same.
-      numbers["epsilon"] *= tf.sqrt(1 - numbers["beta_2_power"])
+      values = apply_state[var_device, var_dtype]
+      # The kernel adds it to the root of v and not of v_hat, which is
+      # v / (1 - beta_2^t): with this factor the quotient is the same.
+      values["epsilon"] *= tf.sqrt(1 - values["beta_2_power"])
+
+    def _do_use_weight_decay(self, var):
+      # By name: addons' own way fails with several replicas, whose copies of a
+      # variable are not in its list.
+      return decay_norms_and_biases or not re.search(
+        _NORMS_AND_BIASES, var.name
+      )
 
   # addons subtracts weight_decay * p as it is; the factor lr is ours to give.
   return AdamW(
@@ -270,10 +268,10 @@ def adamw(
 
 
 class _KerasAdamW(tf.keras.optimizers.AdamW):
-  """Keras's, with epsilon beside the corrected second moment."""
+  """Keras' AdamW, with epsilon beside the root of v_hat and not of v."""
 
   def update_step(self, gradient, variable):
-    """Makes the update of a variable that follows the decay."""
+    """Updates a variable and its moments; the decay has been subtracted."""
     m, v = tf_internals.adam_moments(self, variable)
     dtype = variable.dtype
     step = tf.cast(self.iterations + 1, dtype)
@@ -303,7 +301,7 @@ def lamb(
     weight_decay: Decay at a learning rate of 1.
     beta_1: Decay of the first moment.
     beta_2: Decay of the second moment.
-    epsilon: Keeps the quotient finite, as in `adamw`.
+    epsilon: Keeps the quotient finite; as in `adamw`.
     decay_norms_and_biases: Whether scales, shifts and biases decay and are
       scaled as well.
 

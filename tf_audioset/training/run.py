@@ -172,8 +172,7 @@ class Run:
     tagger = self._parts.tagger
     classes = json.dumps(self._training.classes.to_json())
     return {
-      "model": f"{type(tagger.backbone).__name__}, "
-      f"{tagger.count_params()} parameters",
+      "model": workdir.model_of(tagger),
       "number of classes": len(self._training.classes),
       "class list": hashlib.sha256(classes.encode()).hexdigest()[:12],
       "global batch size": self._experiment.global_batch_size,

@@ -130,6 +130,33 @@ class WorkDir:
     )
 
 
+def model_of(tagger: tf.keras.Model) -> str:
+  """Returns what run.json says of a model, so that another one is refused.
+
+  A backbone that computes something else from the same weights than in earlier
+  versions has a `kind` that tells it from those.
+  """
+  kind = getattr(tagger.backbone, "kind", type(tagger.backbone).__name__)
+  return f"{kind}, {tagger.count_params()} parameters"
+
+
+def refuse_other_model(workdir: str, tagger: tf.keras.Model) -> None:
+  """Compares a model with the one that a work directory's run trained.
+
+  Raises:
+    UserError: If they differ.
+  """
+  path = os.path.join(workdir, _RUN)
+  with tf.io.gfile.GFile(path) as file:
+    trained = json.load(file).get("model")
+  if trained not in (None, model_of(tagger)):
+    raise UserError(
+      f"{path}: this run trained {trained}, which is not what config.gin makes "
+      f"with this version of the package, {model_of(tagger)}: take the version "
+      "that trained it, or train again."
+    )
+
+
 def thresholds_of(checkpoint: str, workdir: str) -> dict | None:
   """Returns what `write_thresholds` wrote for a checkpoint of this run."""
   step = _step_of(checkpoint, workdir)

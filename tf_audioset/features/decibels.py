@@ -11,7 +11,8 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset import features
+from tf_audioset.features import engines, mel
+from tf_audioset.features.stft import Stft
 from tf_audioset.runtime.errors import UserError
 
 
@@ -55,7 +56,7 @@ class DecibelMel(tf.keras.layers.Layer):
       norm_momentum: Share of the batch norm's statistics that a training step
         keeps.
       norm_epsilon: Added to the batch norm's variance.
-      engine: One of `features.ENGINES`.
+      engine: One of `engines.ENGINES`.
 
     Raises:
       UserError: If a value is not among those allowed.
@@ -66,15 +67,11 @@ class DecibelMel(tf.keras.layers.Layer):
       if not value > 0:
         raise UserError(f"DecibelMel.{name} is {value}; allowed is above 0.")
     self.sample_rate_hz = sample_rate_hz
-    self._stft = dict(
-      window_samples=window_samples,
-      hop_samples=hop_samples,
-      fft_samples=fft_samples,
-    )
-    self._engine = engine
+    self._stft = Stft(window_samples, hop_samples, fft_samples)
+    self._engine = engines.check_name(engine)
     self._min_power = min_power
     self._top_db = top_db
-    self._filters = features.mel_filterbank(
+    self._filters = mel.mel_filterbank(
       num_mels=num_mels,
       fft_samples=fft_samples,
       sample_rate_hz=sample_rate_hz,
@@ -87,7 +84,7 @@ class DecibelMel(tf.keras.layers.Layer):
 
   def num_samples(self, num_frames: int) -> int:
     """Returns the length of the shortest waveform of so many frames."""
-    return (num_frames - 1) * self._stft["hop_samples"]
+    return (num_frames - 1) * self._stft.hop_samples
 
   def call(
     self,
@@ -100,7 +97,7 @@ class DecibelMel(tf.keras.layers.Layer):
     Args:
       waveform: float32 [batch, num_samples], mono, full scale is +-1; longer
         than half a window.
-      engine: One of `features.ENGINES` in place of the layer's own.
+      engine: One of `engines.ENGINES` in place of the layer's own.
       training: Whether the batch norm uses, and records, the batch's
         statistics.
 
@@ -122,11 +119,8 @@ class DecibelMel(tf.keras.layers.Layer):
     Returns:
       float32 [batch, num_frames, num_mels], in decibels of the mel power.
     """
-    power = features.power_spectrogram(
-      waveform,
-      filters=self._filters,
-      engine=engine or self._engine,
-      **self._stft,  # Keras has wrapped the dict, which ** undoes.
+    power = self._powers(
+      tf.convert_to_tensor(waveform), engines.choose(engine or self._engine)
     )
     decibels = tf.math.log(tf.maximum(power, self._min_power)) * (
       10 / np.log(10)
@@ -134,3 +128,8 @@ class DecibelMel(tf.keras.layers.Layer):
     # Of each clip on its own: its neighbours in a batch must not matter.
     loudest = tf.reduce_max(decibels, axis=[1, 2], keepdims=True)
     return tf.maximum(decibels, loudest - self._top_db)
+
+  # Converting it would take half a second, for nothing.
+  @tf.autograph.experimental.do_not_convert
+  def _powers(self, waveform, engine):
+    return engine(waveform, self._stft, self._filters)

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from tests import numpy_ced, reference
-from tf_audioset.models import decibels, tagger
+from tf_audioset.features import decibels
+from tf_audioset.models import tagger
 from tf_audioset.training import losses
 
 
