@@ -592,7 +592,7 @@ def test_whatever_a_library_raises_costs_one_file(monkeypatch, error, library):
 def test_faults_of_our_own_are_no_faults_of_a_file(monkeypatch):
   content = sounds.write("WAV", "PCM_16", sounds.chirp(1, 44100), 44100)
 
-  def fail(*_):
+  def fail(*_, **__):
     raise TypeError("a bug")
 
   monkeypatch.setattr(audio_headers, "_span", fail)
