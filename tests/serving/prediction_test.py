@@ -170,19 +170,6 @@ def _part(begins, scores, seconds=1.0):
   )
 
 
-def test_regions_are_windows_above_the_threshold_joined():
-  regions = prediction.Regions(np.array([0.5, 0.8]))
-  regions.add(_part([0, 0.5, 1.0], [[0.5, 0.7], [0.6, 0.9], [0.4, 0.1]]))
-  # The first touches 1.5, where the class ended; the second begins anew.
-  regions.add(_part([1.5, 4.0, 4.5], [[0.9, 0], [0.9, 0.8], [0, 0.79]]))
-  assert regions.audacity(["Dog", "Cat"]) == (
-    "0.000000\t2.500000\tDog\n"
-    "0.500000\t1.500000\tCat\n"
-    "4.000000\t5.000000\tDog\n"
-    "4.000000\t5.000000\tCat\n"
-  )
-
-
 @pytest.mark.parametrize(
   ("seconds", "text"),
   [(0, "0:00:00"), (62.5, "0:01:02.5"), (3723.999, "1:02:04")],
@@ -367,6 +354,81 @@ def test_a_timeline_of_the_standard_input(model, tagger, tmp_path, is_told):
     f"0.000000\t{end:.6f}\t{toy.NAMES[i]}\n" for i in np.flatnonzero(active)
   )
   assert pyplot.imread(tmp_path / "stdin.png").shape[:2] == (800, 1200)
+
+
+def _events_of(tagger, path, threshold):
+  """(begin, end, name), of windows of 1 s each half second, that touch."""
+  waveform = audio.read_audio(path, sample_rate_hz=16000)
+  found = []
+  for i, column in enumerate(tagger.timeline(waveform, 1, 0.5).T):
+    for k in np.flatnonzero(column >= threshold):
+      begin = min(k / 2, len(waveform) / 16000 - 1)
+      if found and found[-1][2] == toy.NAMES[i] and begin <= found[-1][1]:
+        found[-1][1] = begin + 1
+      else:
+        found.append([begin, begin + 1, toy.NAMES[i]])
+  return sorted(found)
+
+
+def _changing(path):
+  """Noise of 13.3 s that comes and goes, so that there are several events."""
+  rng = np.random.default_rng(3)
+  loud = np.repeat(rng.uniform(0, 1, 7) ** 6, 30400)
+  soundfile.write(path, loud * rng.uniform(-1, 1, len(loud)), 16000)
+  return str(path)
+
+
+def _between(tagger, path):
+  """A threshold that no score is near to, and that some are above."""
+  scores = tagger.timeline(audio.read_audio(path, sample_rate_hz=16000), 1, 0.5)
+  ordered = np.sort(scores[:, scores.std(axis=0).argmax()])
+  widest = np.diff(ordered).argmax()
+  return round(float(ordered[widest : widest + 2].mean()), 6)
+
+
+def test_events_of_files_are_printed_or_written(model, tagger, tmp_path):
+  paths = [_changing(tmp_path / "a.wav"), _write(tmp_path / "b.wav", 3)]
+  threshold = _between(tagger, paths[0])
+  expected = {
+    name: _events_of(tagger, path, threshold)
+    for name, path in zip(("a.wav", "b.wav"), paths)
+  }
+  assert len(expected["a.wav"]) > 1
+  same = ["--timeline", "--window_seconds=1", f"--threshold={threshold}"]
+  out = command.succeed(
+    *_predict(model, *same, "--events=tsv", "a.wav", "b.wav"), cwd=tmp_path
+  )
+  got = {name: [] for name in expected}
+  for row in csv.DictReader(io.StringIO(out), delimiter="\t"):
+    times = float(row["onset"]), float(row["offset"])
+    got[row["filename"]].append([*times, row["label"]])
+  assert got == expected
+  out = command.succeed(
+    *_predict(model, *same, "--events=raven", "--events_dir=e", "--json"),
+    "--audacity_dir=e",
+    *("a.wav", "b.wav"),
+    cwd=tmp_path,
+  )
+  assert json.loads(out.splitlines()[0])["file"] == "a.wav"
+  for name, found in expected.items():
+    table = (tmp_path / "e" / f"{name}.Table.1.selections.txt").read_text()
+    rows = csv.DictReader(io.StringIO(table), delimiter="\t")
+    columns = "Begin Time (s)", "End Time (s)", "Species"
+    assert [[row[c] for c in columns] for row in rows] == [
+      [f"{begin:.6f}", f"{end:.6f}", label] for begin, end, label in found
+    ]
+    assert (tmp_path / "e" / f"{name}.txt").read_text() == "".join(
+      f"{begin:.6f}\t{end:.6f}\t{label}\n" for begin, end, label in found
+    )
+
+
+def test_events_without_a_place_for_names_are_of_one_recording(model, tmp_path):
+  for name in "ab":
+    _write(tmp_path / f"{name}.wav", 1)
+  line = command.fail(
+    *_predict(model, "--timeline", "--events=audacity", "."), cwd=tmp_path
+  )
+  assert "has no place for the names of 2 recordings: give --events_dir" in line
 
 
 def test_a_terminal_gets_bars(model, tagger, tmp_path):
@@ -564,6 +626,11 @@ def test_what_cannot_be_written_keeps_nothing_back(model, tmp_path):
     (["--png_dir=p", "x"], "--png_dir is given, which needs --timeline"),
     (["--hop_seconds=1", "x"], "--hop_seconds is given, which needs"),
     (["--timeline", "--threshold=1", "x"], "which needs --audacity_dir"),
+    (["--timeline", "--min_seconds=1", "x"], "which needs --audacity_dir or"),
+    (["--events=tsv", "x"], "--events is given, which needs --timeline"),
+    (["--timeline", "--events_dir=e", "x"], "which needs --events"),
+    (["--timeline", "--events=xml", "x"], "<tsv|csv|json|audacity|raven>"),
+    (["--timeline", "--events=tsv", "--json", "x"], "or --events=json"),
     (["--timeline", "--hop_seconds=0", "x"], "hop_seconds=0"),
     (["--embeddings=/proc/none/e", "x"], "/proc/none"),
     (["--embeddings=/proc/e", "x"], "/proc: cannot be written to"),

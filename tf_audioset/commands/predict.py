@@ -3,7 +3,7 @@ r"""Tags audio files with an exported model.
 
   python tools/predict.py --saved_model DIR FILE...
   python tools/predict.py --saved_model DIR --timeline \
-      [--png_dir DIR] [--audacity_dir DIR] FILE...
+      [--png_dir DIR] [--events tsv|audacity|raven [--events_dir DIR]] FILE...
 
 FILE is an audio file of any rate and number of channels, a folder (all audio in
 and below it), a pattern such as 'sounds/*.wav', or - for a file on the standard
@@ -17,7 +17,6 @@ then with --timeline begin and end in seconds, then score, class. --json and
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import sys
@@ -28,6 +27,7 @@ from absl import flags
 
 from tf_audioset.runtime import cli
 from tf_audioset.runtime.errors import UserError
+from tf_audioset.serving import event_text
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("saved_model", None, "What training exported.")
@@ -59,22 +59,53 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   "audacity_dir",
   None,
-  "With --timeline: folder for FILE.txt, a label track for Audacity of the "
-  "classes that are at or above their thresholds.",
+  "With --timeline: folder for FILE.txt, a label track for Audacity, as with "
+  "--events=audacity.",
+)
+flags.DEFINE_enum(
+  "events",
+  None,
+  event_text.FORMATS,
+  "With --timeline: print when each class begins and ends, in the place of the "
+  "windows' scores.",
+)
+flags.DEFINE_string(
+  "events_dir",
+  None,
+  "Folder for the tables of --events, one for each FILE; the windows' scores "
+  "are printed then.",
 )
 flags.DEFINE_float(
   "threshold",
   None,
-  "For --audacity_dir. Default: the model's own threshold for each class, 0.5 "
-  "where it has none. With --thresholds_csv: for classes without one there.",
+  "Score with which an event begins. Default: the model's own threshold for "
+  "each class, 0.5 where it has none. With --thresholds_csv: for classes "
+  "without one there.",
+  lower_bound=0,
+  upper_bound=1,
+)
+flags.DEFINE_float(
+  "off_threshold",
+  None,
+  "An event goes on while scores are at or above this. Default, and at most: "
+  "the score with which it begins.",
   lower_bound=0,
   upper_bound=1,
 )
 flags.DEFINE_string(
   "thresholds_csv",
   None,
-  "For --audacity_dir: take thresholds from this per_class.csv, which "
-  "tools/evaluate.py wrote.",
+  "Thresholds of classes: a table of mid or name, threshold and perhaps "
+  "off_threshold, such as per_class.csv of tools/evaluate.py.",
+)
+flags.DEFINE_float(
+  "merge_seconds",
+  0.0,
+  "Events of a class with a pause of at most this between them are one.",
+  lower_bound=0,
+)
+flags.DEFINE_float(
+  "min_seconds", 0.0, "Leave out shorter events.", lower_bound=0
 )
 flags.DEFINE_string(
   "embeddings",
@@ -99,7 +130,7 @@ def main(arguments: list[str]) -> int:
   from tf_audioset.serving import export, prediction
 
   tagger = export.ExportedTagger(FLAGS.saved_model)
-  thresholds = _thresholds(tagger)
+  _detector(tagger)  # Thresholds that do not fit are told now.
   printer = _printer(tagger)
   writer = outputs.Writer()
   with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +141,7 @@ def main(arguments: list[str]) -> int:
       printer.fail(str(failure))
     start = time.perf_counter()
     if FLAGS.timeline:
-      audio_seconds = _timelines(tagger, files, thresholds, printer, writer)
+      audio_seconds = _timelines(tagger, files, printer, writer)
     else:
       audio_seconds = _clips(tagger, files, printer, writer)
   seconds = time.perf_counter() - start
@@ -126,6 +157,20 @@ def main(arguments: list[str]) -> int:
   return 1 if printer.num_failed or files.num_unreadable else 0
 
 
+_EVENT_FLAGS = (
+  "audacity_dir",
+  "events",
+  "events_dir",
+  "off_threshold",
+  "merge_seconds",
+  "min_seconds",
+)
+
+
+def _is_given(name: str) -> bool:
+  return FLAGS[name].value != FLAGS[name].default
+
+
 def _check_flags() -> None:
   from tf_audioset.runtime import outputs
 
@@ -133,13 +178,22 @@ def _check_flags() -> None:
     raise UserError("--json and --csv are given: choose one.")
   if FLAGS.timeline and FLAGS.embeddings:
     raise UserError("--embeddings are of whole files: not with --timeline.")
-  for name in ("window_seconds", "hop_seconds", "png_dir", "audacity_dir"):
-    if FLAGS[name].value is not None and not FLAGS.timeline:
+  for name in ("window_seconds", "hop_seconds", "png_dir", *_EVENT_FLAGS):
+    if _is_given(name) and not FLAGS.timeline:
       raise UserError(f"--{name} is given, which needs --timeline.")
-  for name in ("threshold", "thresholds_csv"):
-    if FLAGS[name].value is not None and not FLAGS.audacity_dir:
-      raise UserError(f"--{name} is given, which needs --audacity_dir.")
-  for name in ("png_dir", "audacity_dir"):
+  for name in ("threshold", "thresholds_csv", *_EVENT_FLAGS[3:]):
+    if _is_given(name) and not (FLAGS.audacity_dir or FLAGS.events):
+      raise UserError(
+        f"--{name} is given, which needs --audacity_dir or --events."
+      )
+  if FLAGS.events_dir and not FLAGS.events:
+    raise UserError("--events_dir is given, which needs --events.")
+  if FLAGS.events and not FLAGS.events_dir and (FLAGS.json or FLAGS.csv):
+    raise UserError(
+      "--events prints events, --json and --csv scores: give --events_dir for "
+      "both, or --events=json or --events=csv."
+    )
+  for name in ("png_dir", "audacity_dir", "events_dir"):
     if FLAGS[name].value:
       outputs.check_folder(FLAGS[name].value, name)
   if FLAGS.embeddings:  # Written last: told now.
@@ -163,40 +217,32 @@ def _printer(tagger):
   )
 
 
-def _thresholds(tagger):
-  """float64 [num_classes]."""
-  import numpy as np
+def _detector(tagger):
+  from tf_audioset.serving import events, thresholds
 
-  own = None
-  if FLAGS.thresholds_csv:
-    try:
-      with open(FLAGS.thresholds_csv, newline="", encoding="utf-8-sig") as file:
-        rows = {row.get("mid"): row for row in csv.DictReader(file)}
-    except (csv.Error, UnicodeDecodeError) as e:
-      raise UserError(f"{FLAGS.thresholds_csv}: cannot be read: {e}") from e
-    missing = [
-      mid
-      for mid in tagger.classes.mids
-      if rows.get(mid, {}).get("threshold") is None
-    ]
-    if missing:
-      raise UserError(
-        f"{FLAGS.thresholds_csv}: no threshold of class {missing[0]}; wanted "
-        "is per_class.csv, of tools/evaluate.py, of a model with these classes."
-      )
-    try:
-      # The cell of a class without a positive clip is empty.
-      own = [
-        float(rows[mid]["threshold"] or "nan") for mid in tagger.classes.mids
-      ]
-    except ValueError as e:
-      raise UserError(f"{FLAGS.thresholds_csv}: threshold: {e}") from e
-  elif FLAGS.threshold is None:
-    own = tagger.thresholds
-  thresholds = np.full(
-    len(tagger.classes), 0.5 if FLAGS.threshold is None else FLAGS.threshold
+  on, off = thresholds.choose(
+    tagger.classes,
+    tagger.thresholds,
+    csv=FLAGS.thresholds_csv,
+    on=FLAGS.threshold,
+    off=FLAGS.off_threshold,
   )
-  return thresholds if own is None else np.where(np.isnan(own), thresholds, own)
+  return events.Detector(
+    on,
+    off,
+    merge_seconds=FLAGS.merge_seconds,
+    min_seconds=FLAGS.min_seconds,
+  )
+
+
+def _event_writer(tagger, form: str, has_files: bool = False):
+  return event_text.Writer(
+    form,
+    tagger.classes.names,
+    tagger.classes.mids,
+    tagger.sample_rate_hz,
+    has_files=has_files,
+  )
 
 
 def _clips(tagger, files, printer, writer) -> float:
@@ -233,39 +279,62 @@ def _clips(tagger, files, printer, writer) -> float:
   return audio_seconds
 
 
-def _timelines(tagger, files, thresholds, printer, writer) -> float:
+def _timelines(tagger, files, printer, writer) -> float:
   """Scores files by windows; returns the seconds of audio."""
   from tf_audioset.data import audio
 
   names = files.output_names()
+  printed = None
+  if FLAGS.events and not FLAGS.events_dir:
+    has_files = FLAGS.events in event_text.NAMING_FILES
+    if len(files.paths) > 1 and not has_files:
+      raise UserError(
+        f"--events={FLAGS.events} has no place for the names of "
+        f"{len(files.paths)} recordings: give --events_dir for a table of each."
+      )
+    printed = _event_writer(tagger, FLAGS.events, has_files)
+    printer.text(printed.head())
   audio_seconds = 0.0
   total_seconds = sum(map(audio.duration_seconds, files.paths))
   with printer.progress(total_seconds, "s"):
     for path in files.paths:
-      timeline = _Timeline(tagger, thresholds)
-      printer.begin(files.given(path))
+      given = files.given(path)
+      timeline = _Timeline(tagger)
+      if not printed:
+        printer.begin(given)
       try:
         for part in timeline.parts(path):
           seconds = len(part.waveform) / tagger.sample_rate_hz
           audio_seconds += seconds
           printer.advance(seconds)
-          printer.windows(files.given(path), part)
+          if printed:
+            printer.remark(given, part.remarks)
+          else:
+            printer.windows(given, part)
       except audio.AudioError as e:
         printer.fail(files.shown(str(e)))
         continue
-      timeline.write(names[path], files.given(path), writer)
+      if printed:
+        lines = [printed.line(event, given) for event in timeline.events]
+        printer.text("".join(lines))
+      timeline.write(names[path], given, writer)
   return audio_seconds
 
 
 class _Timeline:
-  """A file's windows, and what is drawn and written of them."""
+  """A file's windows, and what is drawn and written of them.
 
-  def __init__(self, tagger, thresholds):
-    from tf_audioset.serving import picture, prediction
+  Attributes:
+    events: When all `parts` were taken, in the order of their begin.
+  """
+
+  def __init__(self, tagger):
+    from tf_audioset.serving import picture
 
     self._tagger = tagger
-    self._regions = prediction.Regions(thresholds)
+    self._detector = _detector(tagger)
     self._picture = picture.Picture(tagger.classes.names, tagger.sample_rate_hz)
+    self.events = []
 
   def parts(self, path):
     from tf_audioset.serving import prediction
@@ -280,17 +349,24 @@ class _Timeline:
       window_seconds=window_seconds,
       hop_seconds=FLAGS.hop_seconds or window_seconds / 2,
     ):
-      if FLAGS.audacity_dir:
-        self._regions.add(part)
+      if FLAGS.audacity_dir or FLAGS.events:
+        self.events += self._detector.add(
+          part.begin_seconds, part.end_seconds, part.scores
+        )
       if FLAGS.png_dir:
         self._picture.add(part)
       yield part
+    self.events = sorted(self.events + self._detector.finish())
 
   def write(self, name, title, writer) -> None:
-    if FLAGS.audacity_dir:
-      track = self._regions.audacity(self._tagger.classes.names)
-      path = os.path.join(FLAGS.audacity_dir, f"{name}.txt")
-      writer.write(path, track.encode())
+    for folder, form in (
+      (FLAGS.audacity_dir, "audacity"),
+      (FLAGS.events_dir, FLAGS.events),
+    ):
+      if folder:
+        table = _event_writer(self._tagger, form).table(self.events)
+        path = os.path.join(folder, name + event_text.ENDINGS[form])
+        writer.write(path, table.encode())
     if FLAGS.png_dir:
       path = os.path.join(FLAGS.png_dir, f"{name}.png")
       writer.write(path, self._picture.png(title))

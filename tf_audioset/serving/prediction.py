@@ -10,7 +10,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -238,38 +238,6 @@ def _ahead(items: Iterator) -> Iterator:
     while (item := coming.result()) is not None:
       coming = pool.submit(next, items, None)
       yield item
-
-
-class Regions:
-  """Where classes are at or above their thresholds."""
-
-  def __init__(self, thresholds: np.ndarray):
-    """Starts without any; `thresholds` is [num_classes]."""
-    self._thresholds = thresholds
-    self._open = {}  # Class to [begin, end], which the next window may extend.
-    self._closed = []
-
-  def add(self, part: Part) -> None:
-    """Takes the next windows."""
-    for begin, end, scores in zip(
-      part.begin_seconds, part.end_seconds, part.scores
-    ):
-      for index in np.flatnonzero(scores >= self._thresholds):
-        region = self._open.get(index)
-        if region and begin <= region[1]:  # They overlap or touch.
-          region[1] = end
-          continue
-        if region:
-          self._closed.append((*region, index))
-        self._open[index] = [begin, end]
-
-  def audacity(self, names: Sequence[str]) -> str:
-    """A label track of Audacity: begin, end and class, a line a region."""
-    regions = self._closed + [(*r, index) for index, r in self._open.items()]
-    return "".join(
-      f"{begin:.6f}\t{end:.6f}\t{names[index]}\n"
-      for begin, end, index in sorted(regions)
-    )
 
 
 def clock(seconds: float) -> str:

@@ -92,7 +92,7 @@ class Printer:
     else:
       more = {"seconds": clip.seconds, "remarks": clip.remarks}
       self._record(file, {}, clip.scores, more)
-    self._remark(file, clip.remarks)
+    self.remark(file, clip.remarks)
 
   def begin(self, file: str) -> None:
     """Prints the name of a file whose windows follow."""
@@ -115,9 +115,15 @@ class Printer:
         fields = {"begin_seconds": begin, "end_seconds": end}
         remarks = part.remarks if i == last else ()
         self._record(file, fields, scores, {"remarks": remarks})
-    self._remark(file, part.remarks)
+    self.remark(file, part.remarks)
 
-  def _remark(self, file, remarks) -> None:
+  def text(self, text: str) -> None:
+    """Prints lines of results as they are."""
+    if text:
+      self._write(text.removesuffix("\n"))
+
+  def remark(self, file: str, remarks: Sequence[str]) -> None:
+    """Tells what one should know of a file."""
     for remark in remarks:
       self.say(f"{audio_files.printable(file)}: {remark}")
 
