@@ -4,11 +4,16 @@ r"""Tags audio files with an exported model.
   python tools/predict.py --saved_model DIR FILE...
   python tools/predict.py --saved_model DIR --timeline \
       [--png_dir DIR] [--events tsv|audacity|raven [--events_dir DIR]] FILE...
+  ffmpeg ... -f wav - | python tools/predict.py --saved_model DIR --stream
 
 FILE is an audio file of any rate and number of channels, a folder (all audio in
 and below it), a pattern such as 'sounds/*.wav', or - for a file on the standard
 input. Each file is scored whole, or with --timeline in windows, which takes no
 more memory for hours than for minutes.
+
+With --stream it reads the samples of a live source from the standard input,
+scores each window as soon as it is complete, and prints each event when it is
+over: onset, offset, class, score. Ctrl-C ends it as the end of the stream does.
 
 On a terminal it prints a table, otherwise lines of tab-separated fields: file,
 then with --timeline begin and end in seconds, then score, class. --json and
@@ -27,7 +32,7 @@ from absl import flags
 
 from tf_audioset.runtime import cli
 from tf_audioset.runtime.errors import UserError
-from tf_audioset.serving import event_text
+from tf_audioset.serving import event_text, stream_input
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("saved_model", None, "What training exported.")
@@ -107,6 +112,33 @@ flags.DEFINE_float(
 flags.DEFINE_float(
   "min_seconds", 0.0, "Leave out shorter events.", lower_bound=0
 )
+flags.DEFINE_bool(
+  "stream",
+  False,
+  "Print events of the PCM that arrives on the standard input, raw or behind a "
+  "wav header.",
+)
+flags.DEFINE_enum(
+  "pcm",
+  None,
+  stream_input.ENCODINGS,
+  "With --stream: how samples without a wav header are written, by FFmpeg's "
+  "names (arecord's S16_LE is s16le).",
+)
+flags.DEFINE_integer("pcm_rate_hz", 16000, "Of --pcm: samples per second.")
+flags.DEFINE_integer("pcm_channels", 1, "Of --pcm: channels, to be averaged.")
+flags.DEFINE_float(
+  "stall_seconds",
+  10.0,
+  "With --stream: say so if nothing arrives for so long.",
+  lower_bound=0.1,
+)
+flags.DEFINE_float(
+  "give_up_seconds",
+  None,
+  "With --stream: end if nothing arrives for so long. Default: wait for ever.",
+  lower_bound=0.1,
+)
 flags.DEFINE_string(
   "embeddings",
   None,
@@ -116,13 +148,17 @@ flags.DEFINE_string(
 
 
 def main(arguments: list[str]) -> int:
-  _check_flags()
+  _check_flags(arguments)
   if FLAGS.png_dir:
     cli.check_matplotlib("--png_dir")
   # Read by oneDNN when it first computes: a model's weights do not change here,
   # and are kept in the order that it computes in.
   os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
   # Imported late: a mistake in the flags is answered at once.
+  if FLAGS.stream:
+    from tf_audioset.commands import predict_stream
+
+    return predict_stream.listen(_detector, _event_writer)
   from tf_audioset.runtime import outputs
   from tf_audioset.serving import inputs
 
@@ -171,11 +207,51 @@ def _is_given(name: str) -> bool:
   return FLAGS[name].value != FLAGS[name].default
 
 
-def _check_flags() -> None:
+_STREAM_FLAGS = (
+  "pcm",
+  "pcm_rate_hz",
+  "pcm_channels",
+  "stall_seconds",
+  "give_up_seconds",
+)
+_FILE_FLAGS = (
+  "timeline",
+  "embeddings",
+  "png_dir",
+  "audacity_dir",
+  "events_dir",
+  "top_k",
+)
+
+
+def _check_stream_flags(arguments) -> None:
+  if arguments not in ([], ["-"]):
+    raise UserError(
+      f"--stream reads the standard input, and {arguments[0]!r} is given: "
+      "leave out one of them."
+    )
+  for name in _FILE_FLAGS:
+    if _is_given(name):
+      raise UserError(f"--{name} is for files: not with --stream.")
+  if (FLAGS.json or FLAGS.csv) and FLAGS.events:
+    raise UserError("--events says how events are printed: not --json, --csv.")
+  if FLAGS.pcm is None:
+    for name in ("pcm_rate_hz", "pcm_channels"):
+      if _is_given(name):
+        raise UserError(f"--{name} is given, which needs --pcm.")
+
+
+def _check_flags(arguments) -> None:
   from tf_audioset.runtime import outputs
 
   if FLAGS.json and FLAGS.csv:
     raise UserError("--json and --csv are given: choose one.")
+  if FLAGS.stream:
+    _check_stream_flags(arguments)
+    return
+  for name in _STREAM_FLAGS:
+    if _is_given(name):
+      raise UserError(f"--{name} is given, which needs --stream.")
   if FLAGS.timeline and FLAGS.embeddings:
     raise UserError("--embeddings are of whole files: not with --timeline.")
   for name in ("window_seconds", "hop_seconds", "png_dir", *_EVENT_FLAGS):
@@ -374,7 +450,13 @@ class _Timeline:
 
 def run() -> None:
   """Runs the command line."""
-  cli.run(main, prog="predict", required=["saved_model"], positional="FILE")
+  cli.run(
+    main,
+    prog="predict",
+    required=["saved_model"],
+    positional="FILE",
+    instead="stream",
+  )
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def run(
   prog: str,
   required: Sequence[str] = (),
   positional: str = "",
+  instead: str = "",
 ) -> None:
   """Parses the flags, calls `main` and exits.
 
@@ -53,6 +54,7 @@ def run(
     required: Names of the flags that must be given.
     positional: What the arguments that are not flags are, such as "FILE". If
       set, at least one must be given and `main` is called with all of them.
+    instead: Name of a flag with which none need be given.
   """
   try:
     if {"--help", "-h", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
@@ -73,7 +75,8 @@ def run(
         raise flags.Error(f"--{name} is required; --help shows all flags.")
     if arguments and not positional:
       raise flags.Error(f"what is {arguments[0]!r}? Only flags are taken.")
-    if positional and not arguments:
+    is_enough = arguments or (instead and FLAGS[instead].value)
+    if positional and not is_enough:
       raise flags.Error(f"at least one {positional} is required.")
     _exit_now((main(arguments) if positional else main()) or 0)
   except KeyboardInterrupt:

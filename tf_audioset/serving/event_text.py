@@ -77,12 +77,18 @@ class Writer:
       return self._row([*files, "onset", "offset", "label", "score"])
     return ""
 
-  def line(self, event: events.Event, file: str = "") -> str:
+  def line(
+    self,
+    event: events.Event,
+    file: str = "",
+    told_seconds: float | None = None,
+  ) -> str:
     """Returns the line of an event.
 
     Args:
       event: The event.
       file: The recording's name; not used without `has_files`.
+      told_seconds: For JSON: how much of a stream had been heard by then.
     """
     self._num_lines += 1
     begin, end = f"{event.begin_seconds:.6f}", f"{event.end_seconds:.6f}"
@@ -97,6 +103,8 @@ class Writer:
         "mid": self._mids[event.index],
         "score": round(event.score, 6),
       }
+      if told_seconds is not None:
+        fields["told"] = round(told_seconds, 6)
       return json.dumps(fields, ensure_ascii=False) + "\n"
     if self._form == "audacity":
       # Audacity does not know quotes.
