@@ -25,6 +25,7 @@ setup(
   package_data={
     "tf_audioset.data": ["audioset_classes.csv"],
     "tf_audioset.evaluation": ["report_template.html"],
+    "tf_audioset.serving": ["page_template.html"],
     "tf_audioset.gin": ["*.gin", "*/*.gin"],
   },
   entry_points={

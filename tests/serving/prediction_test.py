@@ -431,6 +431,96 @@ def test_events_without_a_place_for_names_are_of_one_recording(model, tmp_path):
   assert "has no place for the names of 2 recordings: give --events_dir" in line
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl"])
+def test_one_table_of_all_files(model, tagger, tmp_path, ending):
+  """With all those classes whose score is high enough."""
+  names = ["a.wav", "b\tb.wav"]
+  for i, name in enumerate(names):
+    _write(tmp_path / name, 1, seed=i)
+  (tmp_path / "bad.wav").write_bytes(b"?")
+  scores = [_alone(tagger, tmp_path / name)[0] for name in names]
+  ordered = np.sort(np.concatenate(scores))
+  limit = (ordered[2] + ordered[3]) / 2
+  done = command.run(
+    *_predict(model, f"--output=o/all.{ending}", f"--min_score={limit}"),
+    *("bad.wav", *names),
+    cwd=tmp_path,
+  )
+  assert done.returncode == 1 and done.stdout == ""
+  text = (tmp_path / "o" / f"all.{ending}").read_text()
+  if ending in ("csv", "tsv"):
+    delimiter = "," if ending == "csv" else "\t"
+    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    got = {(r["file"], r["name"]): float(r["score"]) for r in rows}
+  else:
+    clips = json.loads(text) if ending == "json" else None
+    clips = clips or [json.loads(line) for line in text.splitlines()]
+    assert [clip["file"] for clip in clips] == names
+    tags = [(clip["file"], tag) for clip in clips for tag in clip["tags"]]
+    got = {(file, tag["name"]): tag["score"] for file, tag in tags}
+  assert got == {
+    (name, toy.NAMES[i]): pytest.approx(row[i], abs=1e-6)
+    for name, row in zip(names, scores)
+    for i in np.flatnonzero(row >= limit)
+  }
+
+
+def test_a_table_of_each_file_lies_as_the_files_do(model, tagger, tmp_path):
+  names = ["day1/rec.wav", "day2/rec.wav"]
+  for i, name in enumerate(names):
+    (tmp_path / name).parent.mkdir()
+    _write(tmp_path / name, 2, seed=i)
+  command.succeed(
+    *_predict(model, "--timeline", "--output_dir=o", "--json", "."),
+    "--window_seconds=1",
+    f"--classes={toy.NAMES[2]},{toy.NAMES[0]}",
+    cwd=tmp_path,
+  )
+  for name in names:
+    windows = json.loads((tmp_path / "o" / f"{name}.json").read_text())
+    waveform = audio.read_audio(tmp_path / name, sample_rate_hz=16000)
+    expected = tagger.timeline(waveform, 1, 0.5)
+    assert [window["begin_seconds"] for window in windows] == [0, 0.5, 1]
+    for window, scores in zip(windows, expected):
+      assert {tag["name"]: tag["score"] for tag in window["tags"]} == {
+        toy.NAMES[i]: pytest.approx(scores[i], abs=1e-5) for i in (0, 2)
+      }
+
+
+def test_classes_below_their_thresholds_can_be_left_out(model, tmp_path):
+  """The model's own are 2, 0 and none."""
+  _write(tmp_path / "a.wav", 1)
+  out = command.succeed(
+    *_predict(model, "--above_thresholds", "--csv", "a.wav"), cwd=tmp_path
+  )
+  names = {row["name"] for row in csv.DictReader(io.StringIO(out))}
+  assert toy.NAMES[0] not in names and toy.NAMES[1] in names
+
+
+def test_a_page_shows_all_recordings(model, tagger, tmp_path):
+  path = _changing(tmp_path / "a.wav")
+  threshold = _between(tagger, path)
+  (tmp_path / "bad.wav").write_bytes(b"?")
+  _write(tmp_path / "c.wav", 1)
+  done = command.run(
+    *_predict(model, "--timeline", "--html=o/page.html", "--window_seconds=1"),
+    f"--threshold={threshold}",
+    "--html_max_minutes=0.23",  # Of 13.3 and 1 s.
+    *("a.wav", "bad.wav", "c.wav"),
+    cwd=tmp_path,
+  )
+  assert done.returncode == 1, done.stderr
+  assert "o/page.html has no sound of 1 recordings" in done.stderr
+  page = (tmp_path / "o" / "page.html").read_text()
+  a, bad, c = json.loads(page.split('id="data">')[1].split("</script>")[0])
+  assert [event[:3] for event in a["events"]] == _events_of(
+    tagger, path, threshold
+  )
+  assert a["seconds"] == pytest.approx(13.3) and a["audio"]
+  assert "bad.wav: cannot be read" in bad["error"]
+  assert c["title"] == "c.wav" and not c["audio"]
+
+
 def test_a_terminal_gets_bars(model, tagger, tmp_path):
   path = _write(tmp_path / "a.wav", 1)
   ours, theirs = os.openpty()
@@ -626,11 +716,24 @@ def test_what_cannot_be_written_keeps_nothing_back(model, tmp_path):
     (["--png_dir=p", "x"], "--png_dir is given, which needs --timeline"),
     (["--hop_seconds=1", "x"], "--hop_seconds is given, which needs"),
     (["--timeline", "--threshold=1", "x"], "which needs --audacity_dir"),
-    (["--timeline", "--min_seconds=1", "x"], "which needs --audacity_dir or"),
+    (
+      ["--timeline", "--min_seconds=1", "x"],
+      "which needs --audacity_dir, --events or",
+    ),
+    (["--csv", "--tsv", "x"], "--csv and --tsv are given: choose one"),
+    (["--output=x.xlsx", "x"], "'.xlsx' is given: give one of .csv, .tsv"),
+    (["--output=x.csv", "--json", "x"], "--json is given: give one of .csv"),
+    (["--output=x.csv", "--output_dir=o", "x"], "choose one"),
+    (["--output=/proc/none/x.csv", "x"], "another place with --output"),
+    (["--timeline", "--events=tsv", "--output=x.csv", "x"], "--events_dir"),
+    (["--html=x.html", "x"], "--html is given, which needs --timeline"),
+    (["--timeline", "--html_max_minutes=1", "x"], "which needs --html"),
+    (["--ontology=x.json", "x"], "--ontology is given, which needs --classes"),
+    (["--min_score=2", "x"], "min_score=2"),
     (["--events=tsv", "x"], "--events is given, which needs --timeline"),
     (["--timeline", "--events_dir=e", "x"], "which needs --events"),
     (["--timeline", "--events=xml", "x"], "<tsv|csv|json|audacity|raven>"),
-    (["--timeline", "--events=tsv", "--json", "x"], "or --events=json"),
+    (["--timeline", "--events=tsv", "--json", "x"], "or --events=json, =csv"),
     (["--timeline", "--hop_seconds=0", "x"], "hop_seconds=0"),
     (["--embeddings=/proc/none/e", "x"], "/proc/none"),
     (["--embeddings=/proc/e", "x"], "/proc: cannot be written to"),

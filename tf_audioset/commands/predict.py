@@ -22,11 +22,7 @@ then with --timeline begin and end in seconds, then score, class. --json and
 
 from __future__ import annotations
 
-import io
 import os
-import sys
-import tempfile
-import time
 
 from absl import flags
 
@@ -37,10 +33,47 @@ from tf_audioset.serving import event_text, stream_input
 FLAGS = flags.FLAGS
 flags.DEFINE_string("saved_model", None, "What training exported.")
 flags.DEFINE_integer(
-  "top_k", 5, "How many classes to print per file or window.", lower_bound=1
+  "top_k",
+  None,
+  "How many classes to print per file or window. Default: 5; with --min_score, "
+  "--above_thresholds or --classes all that these leave.",
+  lower_bound=1,
+)
+flags.DEFINE_float(
+  "min_score",
+  None,
+  "Leave out classes with a lower score.",
+  lower_bound=0,
+  upper_bound=1,
+)
+flags.DEFINE_bool(
+  "above_thresholds",
+  False,
+  "Leave out classes whose score is below their threshold, see --threshold.",
+)
+flags.DEFINE_string(
+  "classes",
+  None,
+  "Leave out all but these: names or mids, with commas between them; with "
+  "--ontology also its other nodes, which stand for all classes below them.",
+)
+flags.DEFINE_string(
+  "ontology", None, "For --classes: AudioSet's ontology.json, or one like it."
 )
 flags.DEFINE_bool("json", False, "Print one JSON object per line.")
 flags.DEFINE_bool("csv", False, "Print CSV.")
+flags.DEFINE_bool("tsv", False, "Print CSV with tabs.")
+flags.DEFINE_string(
+  "output",
+  None,
+  "Write the scores to this .csv, .tsv, .json or .jsonl file, and print none.",
+)
+flags.DEFINE_string(
+  "output_dir",
+  None,
+  "Write the scores to a table in this folder for each FILE, and print none: "
+  "CSV, or what --json or --tsv says.",
+)
 flags.DEFINE_bool("timeline", False, "Score windows, not whole files.")
 flags.DEFINE_float(
   "window_seconds",
@@ -60,6 +93,19 @@ flags.DEFINE_string(
   "png_dir",
   None,
   "With --timeline: folder for FILE.png, the spectrogram above class activity.",
+)
+flags.DEFINE_string(
+  "html",
+  None,
+  "With --timeline: one page to write that shows, for each FILE, its "
+  "spectrogram, class activity and events, and plays it.",
+)
+flags.DEFINE_float(
+  "html_max_minutes",
+  60.0,
+  "The sound of all files in the page of --html is at most this long; those "
+  "that follow have none.",
+  lower_bound=0,
 )
 flags.DEFINE_string(
   "audacity_dir",
@@ -149,8 +195,9 @@ flags.DEFINE_string(
 
 def main(arguments: list[str]) -> int:
   _check_flags(arguments)
-  if FLAGS.png_dir:
-    cli.check_matplotlib("--png_dir")
+  for name in ("png_dir", "html"):
+    if FLAGS[name].value:
+      cli.check_matplotlib(f"--{name}")
   # Read by oneDNN when it first computes: a model's weights do not change here,
   # and are kept in the order that it computes in.
   os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
@@ -158,41 +205,17 @@ def main(arguments: list[str]) -> int:
   if FLAGS.stream:
     from tf_audioset.commands import predict_stream
 
-    return predict_stream.listen(_detector, _event_writer)
-  from tf_audioset.runtime import outputs
+    return predict_stream.listen()
   from tf_audioset.serving import inputs
 
   files = inputs.Inputs(arguments)
-  from tf_audioset.serving import export, prediction
+  from tf_audioset.commands import predict_files
 
-  tagger = export.ExportedTagger(FLAGS.saved_model)
-  _detector(tagger)  # Thresholds that do not fit are told now.
-  printer = _printer(tagger)
-  writer = outputs.Writer()
-  with tempfile.TemporaryDirectory() as folder:
-    files.copy_pipes(folder)
-    if files.passed_over():
-      printer.say(files.passed_over())
-    for failure in files.failures:
-      printer.fail(str(failure))
-    start = time.perf_counter()
-    if FLAGS.timeline:
-      audio_seconds = _timelines(tagger, files, printer, writer)
-    else:
-      audio_seconds = _clips(tagger, files, printer, writer)
-  seconds = time.perf_counter() - start
-  num_files = len(files.paths) + len(files.failures)
-  num_done = num_files - printer.num_failed
-  print(
-    f"{num_done} of {num_files} clips, {prediction.clock(audio_seconds)} of "
-    f"audio, in {seconds:.1f} s: {num_done / seconds:.1f} clips/s, "
-    f"{audio_seconds / seconds:.0f} x real time",
-    file=sys.stderr,
-  )
-  writer.close()
-  return 1 if printer.num_failed or files.num_unreadable else 0
+  return predict_files.predict(files)
 
 
+_OUTPUT_ENDINGS = (".csv", ".tsv", ".json", ".jsonl")
+_STYLES = ("json", "csv", "tsv")
 _EVENT_FLAGS = (
   "audacity_dir",
   "events",
@@ -207,6 +230,14 @@ def _is_given(name: str) -> bool:
   return FLAGS[name].value != FLAGS[name].default
 
 
+_TIMELINE_FLAGS = (
+  "window_seconds",
+  "hop_seconds",
+  "png_dir",
+  "html",
+  "html_max_minutes",
+  *_EVENT_FLAGS,
+)
 _STREAM_FLAGS = (
   "pcm",
   "pcm_rate_hz",
@@ -220,7 +251,14 @@ _FILE_FLAGS = (
   "png_dir",
   "audacity_dir",
   "events_dir",
+  "html",
+  "html_max_minutes",
   "top_k",
+  "min_score",
+  "above_thresholds",
+  "output",
+  "output_dir",
+  "tsv",
 )
 
 
@@ -242,10 +280,11 @@ def _check_stream_flags(arguments) -> None:
 
 
 def _check_flags(arguments) -> None:
-  from tf_audioset.runtime import outputs
-
-  if FLAGS.json and FLAGS.csv:
-    raise UserError("--json and --csv are given: choose one.")
+  styles = [f"--{name}" for name in _STYLES if FLAGS[name].value]
+  if len(styles) > 1:
+    raise UserError(f"{' and '.join(styles)} are given: choose one.")
+  if FLAGS.ontology and not FLAGS.classes:
+    raise UserError("--ontology is given, which needs --classes.")
   if FLAGS.stream:
     _check_stream_flags(arguments)
     return
@@ -254,198 +293,55 @@ def _check_flags(arguments) -> None:
       raise UserError(f"--{name} is given, which needs --stream.")
   if FLAGS.timeline and FLAGS.embeddings:
     raise UserError("--embeddings are of whole files: not with --timeline.")
-  for name in ("window_seconds", "hop_seconds", "png_dir", *_EVENT_FLAGS):
+  for name in _TIMELINE_FLAGS:
     if _is_given(name) and not FLAGS.timeline:
       raise UserError(f"--{name} is given, which needs --timeline.")
-  for name in ("threshold", "thresholds_csv", *_EVENT_FLAGS[3:]):
-    if _is_given(name) and not (FLAGS.audacity_dir or FLAGS.events):
+  has_events = FLAGS.audacity_dir or FLAGS.events or FLAGS.html
+  for name in ("threshold", "thresholds_csv"):
+    if _is_given(name) and not (has_events or FLAGS.above_thresholds):
       raise UserError(
-        f"--{name} is given, which needs --audacity_dir or --events."
+        f"--{name} is given, which needs --audacity_dir, --events, "
+        "--html or --above_thresholds."
+      )
+  for name in _EVENT_FLAGS[3:]:
+    if _is_given(name) and not has_events:
+      raise UserError(
+        f"--{name} is given, which needs --audacity_dir, --events or --html."
       )
   if FLAGS.events_dir and not FLAGS.events:
     raise UserError("--events_dir is given, which needs --events.")
-  if FLAGS.events and not FLAGS.events_dir and (FLAGS.json or FLAGS.csv):
+  _check_outputs(styles)
+
+
+def _check_outputs(styles) -> None:
+  from tf_audioset.runtime import outputs
+
+  if FLAGS.output and FLAGS.output_dir:
+    raise UserError("--output and --output_dir are given: choose one.")
+  is_printed = not (FLAGS.output or FLAGS.output_dir)
+  if FLAGS.events and not FLAGS.events_dir and (styles or not is_printed):
     raise UserError(
-      "--events prints events, --json and --csv scores: give --events_dir for "
-      "both, or --events=json or --events=csv."
+      "--events is for events, and the scores' tables are asked for, too: give "
+      "--events_dir for both, or --events=json, =csv or =tsv for events alone."
     )
-  for name in ("png_dir", "audacity_dir", "events_dir"):
+  if FLAGS.output:
+    ending = os.path.splitext(FLAGS.output)[1]
+    if styles or ending not in _OUTPUT_ENDINGS:
+      raise UserError(
+        f"--output={FLAGS.output}: the name's ending says how it is written, "
+        f"and {' '.join(styles) or repr(ending)} is given: give one of "
+        f"{', '.join(_OUTPUT_ENDINGS)} alone."
+      )
+    outputs.check_file(FLAGS.output, "output")
+  if FLAGS.html:
+    outputs.check_file(FLAGS.html, "html")
+  if _is_given("html_max_minutes") and not FLAGS.html:
+    raise UserError("--html_max_minutes is given, which needs --html.")
+  for name in ("png_dir", "audacity_dir", "events_dir", "output_dir"):
     if FLAGS[name].value:
       outputs.check_folder(FLAGS[name].value, name)
   if FLAGS.embeddings:  # Written last: told now.
     outputs.check_file(FLAGS.embeddings, "embeddings")
-
-
-def _printer(tagger):
-  from tf_audioset.serving import prediction_text
-
-  style = prediction_text.LINES
-  if FLAGS.json or FLAGS.csv:
-    style = prediction_text.JSON if FLAGS.json else prediction_text.CSV
-  elif sys.stdout.isatty():
-    style = prediction_text.TABLE
-  return prediction_text.Printer(
-    tagger.classes.names,
-    tagger.classes.mids,
-    style=style,
-    top_k=FLAGS.top_k,
-    has_times=FLAGS.timeline,
-  )
-
-
-def _detector(tagger):
-  from tf_audioset.serving import events, thresholds
-
-  on, off = thresholds.choose(
-    tagger.classes,
-    tagger.thresholds,
-    csv=FLAGS.thresholds_csv,
-    on=FLAGS.threshold,
-    off=FLAGS.off_threshold,
-  )
-  return events.Detector(
-    on,
-    off,
-    merge_seconds=FLAGS.merge_seconds,
-    min_seconds=FLAGS.min_seconds,
-  )
-
-
-def _event_writer(tagger, form: str, has_files: bool = False):
-  return event_text.Writer(
-    form,
-    tagger.classes.names,
-    tagger.classes.mids,
-    tagger.sample_rate_hz,
-    has_files=has_files,
-  )
-
-
-def _clips(tagger, files, printer, writer) -> float:
-  """Scores files whole; returns the seconds of audio."""
-  import numpy as np
-
-  from tf_audioset.serving import prediction
-
-  names, embeddings, all_scores = [], [], []
-  audio_seconds = 0.0
-  with printer.progress(len(files.paths), "files"):
-    for clip in prediction.score_files(tagger, files.paths):
-      printer.advance(1)
-      if isinstance(clip, Exception):
-        printer.fail(files.shown(str(clip)))
-        continue
-      audio_seconds += clip.seconds
-      name = files.given(clip.file)
-      printer.clip(name, clip)
-      if FLAGS.embeddings:
-        names.append(name)
-        embeddings.append(clip.embedding)
-        all_scores.append(clip.scores)
-  if FLAGS.embeddings:
-    content = io.BytesIO()
-    np.savez(
-      content,
-      files=np.array(names, str),
-      embeddings=np.array(embeddings),
-      scores=np.array(all_scores),
-      names=np.array(tagger.classes.names),
-    )
-    writer.write(FLAGS.embeddings, content.getvalue())
-  return audio_seconds
-
-
-def _timelines(tagger, files, printer, writer) -> float:
-  """Scores files by windows; returns the seconds of audio."""
-  from tf_audioset.data import audio
-
-  names = files.output_names()
-  printed = None
-  if FLAGS.events and not FLAGS.events_dir:
-    has_files = FLAGS.events in event_text.NAMING_FILES
-    if len(files.paths) > 1 and not has_files:
-      raise UserError(
-        f"--events={FLAGS.events} has no place for the names of "
-        f"{len(files.paths)} recordings: give --events_dir for a table of each."
-      )
-    printed = _event_writer(tagger, FLAGS.events, has_files)
-    printer.text(printed.head())
-  audio_seconds = 0.0
-  total_seconds = sum(map(audio.duration_seconds, files.paths))
-  with printer.progress(total_seconds, "s"):
-    for path in files.paths:
-      given = files.given(path)
-      timeline = _Timeline(tagger)
-      if not printed:
-        printer.begin(given)
-      try:
-        for part in timeline.parts(path):
-          seconds = len(part.waveform) / tagger.sample_rate_hz
-          audio_seconds += seconds
-          printer.advance(seconds)
-          if printed:
-            printer.remark(given, part.remarks)
-          else:
-            printer.windows(given, part)
-      except audio.AudioError as e:
-        printer.fail(files.shown(str(e)))
-        continue
-      if printed:
-        lines = [printed.line(event, given) for event in timeline.events]
-        printer.text("".join(lines))
-      timeline.write(names[path], given, writer)
-  return audio_seconds
-
-
-class _Timeline:
-  """A file's windows, and what is drawn and written of them.
-
-  Attributes:
-    events: When all `parts` were taken, in the order of their begin.
-  """
-
-  def __init__(self, tagger):
-    from tf_audioset.serving import picture
-
-    self._tagger = tagger
-    self._detector = _detector(tagger)
-    self._picture = picture.Picture(tagger.classes.names, tagger.sample_rate_hz)
-    self.events = []
-
-  def parts(self, path):
-    from tf_audioset.serving import prediction
-
-    rate_hz = self._tagger.sample_rate_hz
-    window_seconds = (
-      FLAGS.window_seconds or self._tagger.window_samples / rate_hz
-    )
-    for part in prediction.score_windows(
-      self._tagger,
-      path,
-      window_seconds=window_seconds,
-      hop_seconds=FLAGS.hop_seconds or window_seconds / 2,
-    ):
-      if FLAGS.audacity_dir or FLAGS.events:
-        self.events += self._detector.add(
-          part.begin_seconds, part.end_seconds, part.scores
-        )
-      if FLAGS.png_dir:
-        self._picture.add(part)
-      yield part
-    self.events = sorted(self.events + self._detector.finish())
-
-  def write(self, name, title, writer) -> None:
-    for folder, form in (
-      (FLAGS.audacity_dir, "audacity"),
-      (FLAGS.events_dir, FLAGS.events),
-    ):
-      if folder:
-        table = _event_writer(self._tagger, form).table(self.events)
-        path = os.path.join(folder, name + event_text.ENDINGS[form])
-        writer.write(path, table.encode())
-    if FLAGS.png_dir:
-      path = os.path.join(FLAGS.png_dir, f"{name}.png")
-      writer.write(path, self._picture.png(title))
 
 
 def run() -> None:

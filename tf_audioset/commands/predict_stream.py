@@ -10,6 +10,7 @@ import time
 
 from absl import flags
 
+from tf_audioset.commands import predict_choices
 from tf_audioset.data.audio_bytes import AudioError
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import export, prediction, stream, stream_input
@@ -18,12 +19,8 @@ FLAGS = flags.FLAGS
 _STDIN = 0
 
 
-def listen(make_detector, make_writer) -> int:
+def listen() -> int:
   """Prints the events of the standard input.
-
-  Args:
-    make_detector: Returns an `events.Detector` for a tagger.
-    make_writer: Returns an `event_text.Writer` for a tagger and a format.
 
   Returns:
     The exit code.
@@ -62,7 +59,7 @@ def listen(make_detector, make_writer) -> int:
   hop_seconds = FLAGS.hop_seconds or window_seconds / 2
   listener = stream.Listener(
     tagger,
-    make_detector(tagger),
+    predict_choices.detector(tagger),
     window_seconds=window_seconds,
     hop_seconds=hop_seconds,
     say=_say,
@@ -74,7 +71,7 @@ def listen(make_detector, make_writer) -> int:
     "end"
   )
   form = "json" if FLAGS.json else "csv" if FLAGS.csv else FLAGS.events or "tsv"
-  _print_events(listener, samples, make_writer(tagger, form))
+  _print_events(listener, samples, predict_choices.event_writer(tagger, form))
   for problem in samples.problems:
     _say(f"error: the stream {problem}")
   if signal.SIGINT in signals:

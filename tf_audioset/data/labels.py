@@ -321,20 +321,9 @@ def branches(path: str, classes: ClassList) -> dict[str, list[int]]:
   Reference: Gemmeke et al., Audio Set: An ontology and human-labeled dataset
   for audio events, 2017.
   """
-  try:
-    # Of bytes, json knows the encoding and takes off a mark in front.
-    with tf.io.gfile.GFile(path, "rb") as file:
-      nodes = {node["id"]: node for node in json.load(file)}
-    children = {mid: set(node["child_ids"]) for mid, node in nodes.items()}
-    below = set().union(*children.values())
-    names = {mid: node["name"] for mid, node in nodes.items()}
-  except tf.errors.OpError as e:
-    raise UserError(f"{path}: cannot be read: {e.message}") from e
-  except (ValueError, KeyError, TypeError) as e:
-    raise UserError(
-      f"{path}: not an ontology, a list of id, name and child_ids: {e!r}."
-    ) from e
-  unknown = [mid for mid in classes.mids if mid not in nodes]
+  names, children = ontology(path)
+  below = set().union(*children.values())
+  unknown = [mid for mid in classes.mids if mid not in children]
   if unknown:
     raise UserError(
       f"{path}: {len(unknown)} of {len(classes)} classes are not in this "
@@ -343,15 +332,42 @@ def branches(path: str, classes: ClassList) -> dict[str, list[int]]:
   found = {}
   for top in children:
     if top not in below:
-      members, open_ = {top}, [top]
-      while open_:
-        new = children.get(open_.pop(), set()) - members
-        members |= new
-        open_ += new
+      members = under(top, children)
       found[names[top]] = [
         i for i, mid in enumerate(classes.mids) if mid in members
       ]
   return {name: indices for name, indices in found.items() if indices}
+
+
+def ontology(path: str) -> tuple[dict[str, str], dict[str, set[str]]]:
+  """Returns the names and the children of an ontology's nodes, by their mids.
+
+  Raises:
+    UserError: As `branches` does, if the file is not of that form.
+  """
+  try:
+    # Of bytes, json knows the encoding and takes off a mark in front.
+    with tf.io.gfile.GFile(path, "rb") as file:
+      nodes = {node["id"]: node for node in json.load(file)}
+    children = {mid: set(node["child_ids"]) for mid, node in nodes.items()}
+    names = {mid: node["name"] for mid, node in nodes.items()}
+  except tf.errors.OpError as e:
+    raise UserError(f"{path}: cannot be read: {e.message}") from e
+  except (ValueError, KeyError, TypeError) as e:
+    raise UserError(
+      f"{path}: not an ontology, a list of id, name and child_ids: {e!r}."
+    ) from e
+  return names, children
+
+
+def under(top: str, children: dict[str, set[str]]) -> set[str]:
+  """Returns a node of an ontology and all those below it."""
+  members, open_ = {top}, [top]
+  while open_:
+    new = children.get(open_.pop(), set()) - members
+    members |= new
+    open_ += new
+  return members
 
 
 def _sha256(words: Sequence[str]) -> str:

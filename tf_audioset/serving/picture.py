@@ -114,6 +114,20 @@ class Picture:
     power = np.abs(np.fft.rfft(frames, _FFT_SAMPLES)) ** 2
     return 10 * np.log10(power @ self._filters + 1e-8)
 
+  def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns what is drawn.
+
+    Returns:
+      levels_db [n, num_mels], columns of equal share of the time; scores
+      [m, num_classes]; edges of these in seconds [m + 1], from 0 to the end.
+    """
+    seconds = self._num_samples / self._sample_rate_hz
+    if self._levels_db.is_empty:  # Shorter than a frame.
+      self._levels_db.add(self._log_mel(np.resize(self._rest, _WINDOW_SAMPLES)))
+    centres = self._centres.all()[:, 0]
+    edges = np.array([0.0, *(centres[1:] + centres[:-1]) / 2, seconds])
+    return self._levels_db.all(), self._scores.all(), edges
+
   def png(self, title: str) -> bytes:
     """Returns a PNG, 1200 x 800.
 
@@ -125,15 +139,9 @@ class Picture:
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
-    seconds = self._num_samples / self._sample_rate_hz
-    if self._levels_db.is_empty:  # Shorter than a frame.
-      self._levels_db.add(self._log_mel(np.resize(self._rest, _WINDOW_SAMPLES)))
-    levels_db = self._levels_db.all()
-    scores = self._scores.all()
+    levels_db, scores, edges = self.columns()
+    seconds = edges[-1]
     highest = np.argsort(-scores.max(axis=0), kind="stable")[:_NUM_CLASSES]
-    centres = self._centres.all()[:, 0]
-    edges = [0.0, *(centres[1:] + centres[:-1]) / 2, seconds]
-
     figure, (above, below) = pyplot.subplots(
       2, 1, sharex=True, figsize=(12, 8), dpi=100, layout="constrained"
     )

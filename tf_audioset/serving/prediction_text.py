@@ -4,18 +4,14 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import json
 import sys
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from tf_audioset.data import audio_files
 from tf_audioset.runtime import cli
-from tf_audioset.serving import prediction
+from tf_audioset.serving import prediction, result_text
 
-TABLE, LINES, JSON, CSV = "table", "lines", "json", "csv"
+TABLE = "table"
 
 _BAR_LETTERS = 20
 
@@ -29,32 +25,25 @@ class Printer:
 
   def __init__(
     self,
-    names: Sequence[str],
-    mids: Sequence[str],
+    style: str | None,
+    choice: result_text.Choice,
     *,
-    style: str,
-    top_k: int,
     has_times: bool,
   ):
-    """Prints the head of a CSV.
+    """Prints the head of a table.
 
     Args:
-      names: Of the classes.
-      mids: Of the classes.
-      style: One of `TABLE`, `LINES`, `JSON`, `CSV`.
-      top_k: How many classes to print.
+      style: `TABLE` or one of those of `result_text`; None: no scores.
+      choice: Of the classes.
       has_times: Whether windows are printed, not whole files.
     """
     self.num_failed = 0
-    self._names, self._mids = names, mids
-    self._style, self._top_k = style, top_k
+    self._style, self._choice = style, choice
     self._bar, self._done = None, 0.0
     # A letter that a terminal does not have is no reason to stop.
     sys.stdout.reconfigure(errors="backslashreplace")
-    self._csv = csv.writer(sys.stdout, lineterminator="\n")
-    if style == CSV:
-      times = ["begin_seconds", "end_seconds"] if has_times else []
-      self._csv.writerow(["file", *times, "mid", "name", "score"])
+    self._rows = result_text.Formatter(style, choice, has_times=has_times)
+    print(self._rows.head(), end="")
 
   @contextlib.contextmanager
   def progress(self, total: float, unit: str) -> Iterator[None]:
@@ -87,11 +76,10 @@ class Printer:
     """
     if self._style == TABLE:
       self._write(f"{audio_files.printable(file)}  ({clip.seconds:.2f} s)")
-      for score, name, _ in self._highest(clip.scores):
+      for score, name, _ in self._choice.of(clip.scores):
         self._write(f"  {score:.4f}  {_bar(score)}  {name}")
-    else:
-      more = {"seconds": clip.seconds, "remarks": clip.remarks}
-      self._record(file, {}, clip.scores, more)
+    elif self._style:
+      print(self._rows.clip(file, clip), end="")
     self.remark(file, clip.remarks)
 
   def begin(self, file: str) -> None:
@@ -101,21 +89,21 @@ class Printer:
 
   def windows(self, file: str, part: prediction.Part) -> None:
     """Prints the scores of windows of a file."""
-    times = zip(part.begin_seconds.tolist(), part.end_seconds.tolist())
-    last = len(part.scores) - 1
-    for i, ((begin, end), scores) in enumerate(zip(times, part.scores)):
-      if self._style == TABLE:
-        first, *others = self._highest(scores)
-        line = f"  {prediction.clock(begin):10}  {first[0]:.4f}  "
-        line += f"{_bar(first[0])}  {first[1]}"
-        for score, name, _ in others:
-          line += f"; {name} {score:.2f}"
-        self._write(line)
-      else:
-        fields = {"begin_seconds": begin, "end_seconds": end}
-        remarks = part.remarks if i == last else ()
-        self._record(file, fields, scores, {"remarks": remarks})
+    if self._style == TABLE:
+      for begin, scores in zip(part.begin_seconds, part.scores):
+        self._write(self._table_row(begin, self._choice.of(scores)))
+    elif self._style:
+      print(self._rows.windows(file, part), end="")
     self.remark(file, part.remarks)
+
+  def _table_row(self, begin, chosen) -> str:
+    line = f"  {prediction.clock(begin):10}"
+    if chosen:
+      score, name, _ = chosen[0]
+      line += f"  {score:.4f}  {_bar(score)}  {name}"
+    for score, name, _ in chosen[1:]:
+      line += f"; {name} {score:.2f}"
+    return line
 
   def text(self, text: str) -> None:
     """Prints lines of results as they are."""
@@ -126,26 +114,6 @@ class Printer:
     """Tells what one should know of a file."""
     for remark in remarks:
       self.say(f"{audio_files.printable(file)}: {remark}")
-
-  def _record(self, file, times, scores, more) -> None:
-    highest = self._highest(scores)
-    if self._style == JSON:
-      keys = ("score", "name", "mid")
-      tags = [dict(zip(keys, tag)) for tag in highest]
-      line = {"file": file, **times, **more, "tags": tags}
-      print(json.dumps(line, ensure_ascii=False))
-      return
-    for score, name, mid in highest:
-      if self._style == CSV:
-        self._csv.writerow([file, *times.values(), mid, name, score])
-      else:
-        shown = audio_files.printable(file)
-        print(shown, *times.values(), f"{score:.4f}", name, sep="\t")
-
-  def _highest(self, scores: np.ndarray):
-    """The first (score, name, mid), as many as are printed."""
-    order = (-scores).argsort(kind="stable")[: self._top_k]
-    return [(float(scores[i]), self._names[i], self._mids[i]) for i in order]
 
   def _write(self, text: str, file=None) -> None:
     """Prints a line; where the progress bar is written, too, above it."""
