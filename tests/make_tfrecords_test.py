@@ -223,6 +223,9 @@ clip
   every row is accounted for: 2 + 1 = 3
   passed over: 1 that match no row (fold3/100003-3-0-0.wav)
   every file is accounted for: 2 + 1 = 3
+class     train clips
+dog_bark            2
+siren               1
 see {tmp_path}/out/audit.txt
 """
   )
@@ -464,3 +467,140 @@ def test_real_recordings_with_damage(tmp_path):
     "short",
     "clipped",
   }
+
+
+def _labelled_recordings(folder):
+  """Six recordings of 12 s, whose events are tones, with label tracks."""
+  for i in range(6):
+    wave = 1e-3 * np.random.default_rng(i).normal(size=12 * 16000)
+    track = []
+    for k, (begin, end, name) in enumerate(
+      [(1, 2.5, "low"), (4, 4.4, "high"), (8, 9, "low")][: 2 + i % 2]
+    ):
+      tone = _tone(end - begin, hz=300 if name == "low" else 3000)
+      wave[begin * 16000 : begin * 16000 + len(tone)] += tone / (k + 2)
+      track.append(f"{begin:.6f}\t{end:.6f}\t{name}\n")
+    name = f"site{i // 2}/rec{i}"
+    for top in ("audio", "labels"):
+      (folder / top / name).parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(folder / "audio" / f"{name}.wav", wave, 16000)
+    (folder / "labels" / f"{name}.txt").write_text("".join(track))
+
+
+def test_recordings_and_label_tracks_become_two_splits(tmp_path):
+  _labelled_recordings(tmp_path)
+  arguments = [
+    _TOOL,
+    f"--events_tsv={tmp_path}/labels",
+    f"--audio_dir={tmp_path}/audio",
+    "--unlabelled_class=none",
+    "--holdout_percent=34",
+    "--num_workers=1",
+  ]
+  out = command.succeed(
+    *arguments,
+    f"--output_dir={tmp_path}/records",
+    f"--clips_dir={tmp_path}/clips",
+    "--group_by=folder",
+  )
+  assert "15 events in 6 recordings: 36 clips" in out
+  assert "held out: 12 of 36 clips (33.3 %), 1 of 3 groups" in out
+  train, held = (_read(tmp_path / "records", x) for x in ("train", "eval"))
+  assert len(train) == 24 and len(held) == 12
+  sites = [{clip_id[:5] for clip_id in part} for part in (train, held)]
+  assert not sites[0] & sites[1]
+  names = ["high", "low", "none"]
+  for clip_id, (samples, labels) in {**train, **held}.items():
+    path, _, times = clip_id.rpartition("@")
+    begin, end = (round(float(x) * 16000) for x in times.split("-"))
+    wave, _ = soundfile.read(tmp_path / "audio" / path, dtype="int16")
+    np.testing.assert_array_equal(samples, wave[begin:end])
+    peak_hz = np.abs(np.fft.rfft(samples / 32768)).argmax() / len(samples)
+    expected = {"low": 300, "high": 3000}.get(names[labels[0]])
+    if expected:
+      assert peak_hz * 16000 == pytest.approx(expected, abs=5)
+    else:
+      assert np.abs(samples / 32768).max() < 0.01
+  table = [line.split() for line in out.splitlines()[-5:-1]]
+  assert table == [
+    ["class", "train", "clips", "eval", "clips"],
+    ["high", "4", "2"],
+    ["low", "6", "3"],
+    ["none", "14", "7"],
+  ]
+  assert sorted(os.listdir(tmp_path / "clips")) == names
+  # Without --clips_dir no clip file stays; the records are the same.
+  command.succeed(
+    *arguments, f"--output_dir={tmp_path}/again", "--group_by=^site[0-9]"
+  )
+  again = _read(tmp_path / "again", "eval")
+  assert {i: x[0].tobytes() for i, x in again.items()} == {
+    i: x[0].tobytes() for i, x in held.items()
+  }
+  assert not [x for x in os.listdir(tmp_path / "again") if x.startswith(".")]
+  line = command.fail(
+    *arguments, f"--output_dir={tmp_path}/again", "--group_by=^site"
+  )
+  assert "all 36 clips are one group, 'site'" in line
+
+
+def test_any_list_can_be_divided_and_its_classes_are_told(tmp_path):
+  for name, num_clips in (("cow", 20), ("dog", 10)):
+    (tmp_path / "sounds" / name).mkdir(parents=True)
+    for i in range(num_clips):
+      # Two excerpts of each recording.
+      soundfile.write(
+        tmp_path / "sounds" / name / f"{i // 2}_{i % 2}.wav",
+        _tone(hz=300 + 10 * i + 1000 * (name == "dog")),
+        16000,
+      )
+  out = command.succeed(
+    _TOOL,
+    f"--class_dirs={tmp_path}/sounds",
+    f"--output_dir={tmp_path}/records",
+    "--holdout_percent=20",
+    "--holdout_split=test",
+    r"--group_by=(.*)_\d\.wav",
+    "--num_workers=1",
+  )
+  table = [line.split() for line in out.splitlines()[-4:-1]]
+  assert table == [
+    ["class", "train", "clips", "test", "clips"],
+    ["cow", "16", "4"],
+    ["dog", "8", "2"],
+  ]
+  # Another division is not compared with the one that it replaces.
+  again = command.succeed(
+    _TOOL,
+    f"--class_dirs={tmp_path}/sounds",
+    f"--output_dir={tmp_path}/records",
+    "--holdout_percent=40",
+    "--holdout_split=test",
+    r"--group_by=(.*)_\d\.wav",
+    "--num_workers=1",
+  )
+  assert "held out: 12 of 30 clips" in again
+  assert "two_splits" not in again and "duplicate_audio" not in again
+  parts = (
+    {clip_id.rpartition("_")[0] for clip_id in _read(tmp_path / "records", x)}
+    for x in ("train", "test")
+  )
+  assert not set.intersection(*parts)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--events_tsv=e"], "--events_tsv needs --audio_dir"),
+    (["--class_dirs=c", "--unlabelled_class=x"], "does not go with"),
+    (["--class_dirs=c", "--group_by=folder"], "which needs --holdout_percent"),
+    (
+      ["--class_dirs=c", "--holdout_percent=9", "--split=eval"],
+      "--holdout_split=eval is --split itself",
+    ),
+    (["--class_dirs=c", "--holdout_split=a b"], "letters, digits and _ only"),
+  ],
+)
+def test_mistakes_in_flags_of_recordings_and_hold_out(arguments, message):
+  line = command.fail(_TOOL, "--output_dir=none", *arguments)
+  assert message in line

@@ -8,6 +8,7 @@ FLAGS say what to read:
   AudioSet's form:       --segments_csv --audio_dir [--class_labels_csv]
   a list of files:       --manifest_csv [--labels_map] [--audio_dir]
   one folder per class:  --class_dirs
+  events of recordings:  --events_tsv --audio_dir [--labels_map]
 
 It writes SPLIT-?????-of-?????.tfrecord, SPLIT.index.npz, SPLIT.clips.npz,
 dataset_info.json, audit.json and audit.txt to --output_dir. Call it again with
@@ -16,14 +17,16 @@ another --split to add that one. If it is stopped, the same call continues.
 Audio of any format that libsndfile or FFmpeg decodes, of any rate and channel
 count, becomes mono clips at 16 kHz of at most --clip_seconds. Files must
 already be cut: start and end in a segments CSV only help to find the file, and
-to tell if it is too short or too long. Paths may be gs://. The audit accounts
-for every row, whether it was written or why not, and for every file of the
-folder.
+to tell if it is too short or too long. With --events_tsv, this tool cuts them.
+--holdout_percent divides the clips into two splits. Paths may be gs://. The
+audit accounts for every row, whether it was written or why not, and for every
+file of the folder.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 
 from absl import flags
@@ -87,6 +90,46 @@ flags.DEFINE_bool(
   "The folders of --class_dirs are classes, although they are called like "
   "folds, splits or parts of a dataset.",
 )
+flags.DEFINE_string(
+  "events_tsv",
+  None,
+  "A table of filename, onset, offset and label; or a folder of such tables, "
+  "label tracks of Audacity or selection tables of Raven, called like the "
+  "recordings in --audio_dir. Clips are cut where the events are.",
+)
+flags.DEFINE_string(
+  "unlabelled_class",
+  None,
+  "With --events_tsv: the class of clips of what has no event. Default: these "
+  "stretches are left out.",
+)
+flags.DEFINE_float(
+  "min_clip_seconds",
+  1.0,
+  "With --events_tsv: shorter events are cut with what is around them.",
+  lower_bound=0.01,
+  upper_bound=600,
+)
+flags.DEFINE_string(
+  "clips_dir",
+  None,
+  "With --events_tsv: keep the clips there, one folder per class.",
+)
+flags.DEFINE_float(
+  "holdout_percent",
+  0.0,
+  "Write this share of the clips, of each class, to --holdout_split.",
+  lower_bound=0,
+  upper_bound=99,
+)
+flags.DEFINE_string("holdout_split", "eval", "Name of the split held out.")
+flags.DEFINE_string(
+  "group_by",
+  None,
+  "For --holdout_percent: clips that stay together are those of a recording, "
+  "of a folder, or with the same match of a regular expression in their ids, "
+  "or of its group. Default: recording with --events_tsv, otherwise clip.",
+)
 flags.DEFINE_float(
   "clip_seconds",
   10.0,
@@ -133,6 +176,7 @@ flags.DEFINE_string(
   "beam_options", "", "Options for Beam: '--region=... --...'."
 )
 
+_NUM_CLASSES = 60  # In the table at the end; audit.txt has all.
 # What each form needs, and what it may have.
 _FORMS = {
   "segments_csv": (("audio_dir",), ("class_labels_csv", "separator")),
@@ -148,6 +192,16 @@ _FORMS = {
     ),
   ),
   "class_dirs": ((), ("any_class_dirs",)),
+  "events_tsv": (
+    ("audio_dir",),
+    (
+      "labels_map",
+      "label_column",
+      "unlabelled_class",
+      "min_clip_seconds",
+      "clips_dir",
+    ),
+  ),
 }
 _PATHS = (
   "segments_csv",
@@ -156,13 +210,18 @@ _PATHS = (
   "manifest_csv",
   "labels_map",
   "class_dirs",
+  "events_tsv",
 )
 
 
 def main() -> int:
   form = _form()
-  if not FLAGS.split.replace("_", "").isalnum():
-    raise UserError(f"--split={FLAGS.split}: letters, digits and _ only.")
+  for flag in ("split", "holdout_split"):
+    if not FLAGS[flag].value.replace("_", "").isalnum():
+      raise UserError(
+        f"--{flag}={FLAGS[flag].value}: letters, digits and _ only."
+      )
+  _check_holdout()
   if FLAGS.beam_options and not FLAGS.runner:
     raise UserError("--beam_options needs --runner.")
 
@@ -179,40 +238,125 @@ def main() -> int:
   else:
     run = prepare.local_runner(FLAGS.num_workers)
   _check_paths(form)
-  clip_list = _read(form)
+  cut_dir = FLAGS.clips_dir or os.path.join(
+    FLAGS.output_dir, f".{FLAGS.split}.clips"
+  )
+  clip_list = _read(form, cut_dir)
   source = audit.of_source(clip_list)
   # Now, while there is time to think again.
   print("\n".join(source["remarks"]), flush=True)
   clip_list.check(FLAGS.max_unknown_labels)
   for warning in source["warnings"]:
     print(f"make_tfrecords: warning: {warning}", file=sys.stderr)
-
-  of_split = prepare.prepare(
-    clip_list.classes,
-    clip_list.clips,
-    FLAGS.output_dir,
-    FLAGS.split,
-    prepare.Options(
-      clip_seconds=FLAGS.clip_seconds,
-      codec=FLAGS.codec,
-      clips_per_shard=FLAGS.clips_per_shard,
-      drop=tuple(sorted(set(FLAGS.drop))),
-    ),
-    run,
-    source,
-  )
-  print(audit.summary(FLAGS.split, of_split))
+  code = 0
+  of_splits, parts = {}, _parts(clip_list)
+  for split, clips in parts.items():
+    of_splits[split] = prepare.prepare(
+      clip_list.classes,
+      clips,
+      FLAGS.output_dir,
+      split,
+      prepare.Options(
+        clip_seconds=FLAGS.clip_seconds,
+        codec=FLAGS.codec,
+        clips_per_shard=FLAGS.clips_per_shard,
+        drop=tuple(sorted(set(FLAGS.drop))),
+      ),
+      run,
+      source,
+      renewed=[name for name in parts if name not in of_splits],
+    )
+    print(audit.summary(split, of_splits[split]))
+    code = max(code, _coverage(of_splits[split]))
+  if form == "events_tsv" and not FLAGS.clips_dir:
+    shutil.rmtree(cut_dir, ignore_errors=True)
+  print(_class_table(of_splits))
   print(f"see {os.path.join(FLAGS.output_dir, audit.TEXT_FILE)}")
-  written = of_split["written"]
-  expected = of_split["expected"] - of_split["repeated"]
-  if written / expected < FLAGS.min_coverage:
+  return code
+
+
+def _check_holdout() -> None:
+  if not FLAGS.holdout_percent:
+    for flag in ("holdout_split", "group_by"):
+      if FLAGS[flag].present:
+        raise UserError(f"--{flag} is given, which needs --holdout_percent.")
+  elif FLAGS.holdout_split == FLAGS.split:
+    raise UserError(f"--holdout_split={FLAGS.split} is --split itself.")
+
+
+def _parts(clip_list):
+  """Returns the clips of each split that is written."""
+  if not FLAGS.holdout_percent:
+    return {FLAGS.split: clip_list.clips}
+  from tf_audioset.preparation import holdout
+
+  clips = clip_list.clips
+  default = holdout.RECORDING if FLAGS.events_tsv else holdout.CLIP
+  keys = holdout.groups(clips, FLAGS.group_by or default)
+  if len(set(keys)) < 2:
+    raise UserError(
+      f"--holdout_percent: all {len(clips):,} clips are one group, "
+      f"{keys[0]!r}, which cannot be divided; see --group_by."
+    )
+  is_out = holdout.choose(
+    keys, [clip.labels for clip in clips], FLAGS.holdout_percent
+  )
+  if is_out.all() or not is_out.any():
+    raise UserError(
+      f"--holdout_percent={FLAGS.holdout_percent:g}: of {len(set(keys)):,} "
+      f"groups of clips this is {'all' if is_out.any() else 'none'}."
+    )
+  print(
+    f"held out: {is_out.sum():,} of {len(clips):,} clips "
+    f"({100 * is_out.mean():.1f} %), "
+    f"{len({key for key, out in zip(keys, is_out) if out}):,} of "
+    f"{len(set(keys)):,} groups"
+  )
+  alone = holdout.one_sided(clips, is_out, clip_list.classes.names)
+  if alone:
     print(
-      f"make_tfrecords: error: {written} of {expected} clips are written, less "
-      f"than --min_coverage={FLAGS.min_coverage}",
+      f"make_tfrecords: warning: {len(alone)} classes are in one of the splits "
+      f"only: {', '.join(alone[:5])}{' ...' * (len(alone) > 5)}",
       file=sys.stderr,
     )
-    return 1
-  return 0
+  return {
+    name: [clip for clip, out in zip(clips, is_out) if out == wanted]
+    for name, wanted in ((FLAGS.split, False), (FLAGS.holdout_split, True))
+  }
+
+
+def _coverage(of_split) -> int:
+  """Returns the exit code that the share of written clips gives."""
+  written = of_split["written"]
+  expected = of_split["expected"] - of_split["repeated"]
+  if written / expected >= FLAGS.min_coverage:
+    return 0
+  print(
+    f"make_tfrecords: error: {written} of {expected} clips are written, less "
+    f"than --min_coverage={FLAGS.min_coverage}",
+    file=sys.stderr,
+  )
+  return 1
+
+
+def _class_table(of_splits) -> str:
+  """Returns the classes and how many clips of each were written."""
+  from tf_audioset.runtime import columns
+
+  counts = [
+    (one[0]["name"], [of_class["written"] for of_class in one])
+    for one in zip(*(split["classes"] for split in of_splits.values()))
+  ]
+  num_left_out = max(len(counts) - _NUM_CLASSES, 0)
+  if num_left_out:
+    counts.sort(key=lambda one: -sum(one[1]))
+  rows = [["class", *(f"{name} clips" for name in of_splits)]]
+  rows += [
+    [name, *map("{:,}".format, numbers)]
+    for name, numbers in counts[:_NUM_CLASSES]
+  ]
+  more = f"\nand {num_left_out} more classes" if num_left_out else ""
+  return columns.columns(rows, num_left=1) + more
 
 
 def _form() -> str:
@@ -220,7 +364,8 @@ def _form() -> str:
   given = [name for name in _FORMS if FLAGS[name].value]
   if len(given) != 1:
     raise UserError(
-      "give exactly one of --segments_csv, --manifest_csv and --class_dirs."
+      "give exactly one of --segments_csv, --manifest_csv, --class_dirs and "
+      "--events_tsv."
     )
   (form,) = given
   needed, allowed = _FORMS[form]
@@ -260,13 +405,32 @@ def _is_below(path: str, folder: str) -> bool:
   return f"{path}/".startswith(f"{folder.rstrip('/')}/")
 
 
-def _read(form):
+def _read(form, cut_dir):
   """Returns the list that the flags name."""
-  from tf_audioset.preparation import class_folders, manifests, segment_lists
+  from tf_audioset.preparation import (
+    class_folders,
+    cutting,
+    manifests,
+    segment_lists,
+  )
   from tf_audioset.runtime import tables
 
   if form == "class_dirs":
     return class_folders.read(FLAGS.class_dirs, any_names=FLAGS.any_class_dirs)
+  if form == "events_tsv":
+    return cutting.read(
+      FLAGS.events_tsv,
+      FLAGS.audio_dir,
+      cut_dir,
+      cutting.Options(
+        clip_seconds=FLAGS.clip_seconds,
+        min_seconds=min(FLAGS.min_clip_seconds, FLAGS.clip_seconds),
+        unlabelled_class=FLAGS.unlabelled_class or "",
+      ),
+      labels_map=FLAGS.labels_map,
+      label_column=FLAGS.label_column,
+      num_workers=FLAGS.num_workers,
+    )
   separator = FLAGS.separator
   if separator is not None:
     separator = tables.separator_of(separator)

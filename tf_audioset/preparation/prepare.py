@@ -98,6 +98,7 @@ def prepare(
   options: Options,
   run: Runner,
   source: dict | None = None,
+  renewed: Sequence[str] = (),
 ) -> dict:
   """Writes a split: shards, index, table of clips, audit, dataset_info.json.
 
@@ -110,6 +111,8 @@ def prepare(
     run: From `local_runner` or `beam_runner`.
     source: What the audit says of where the clips come from, see
       `audit.of_source`.
+    renewed: Splits that are written anew after this one: what they hold now is
+      not compared with it.
 
   Returns:
     What audit.json says of the split, see `audit.of_rows`.
@@ -123,7 +126,7 @@ def prepare(
   others = {
     name: prepared.ClipTable.read(os.path.join(output_dir, other.clips))
     for name, other in (known.splits if known else {}).items()
-    if name != split and other.clips
+    if name not in (split, *renewed) and other.clips
   }
   clips = _marked(clips, others)
   parts = os.path.join(output_dir, f".{split}.parts")
