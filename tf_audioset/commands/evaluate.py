@@ -27,7 +27,11 @@ from tf_audioset.runtime import cli
 from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("saved_model", None, "What training exported.")
+flags.DEFINE_string(
+  "saved_model",
+  None,
+  "What training exported, or a .tflite file of tools/export.py.",
+)
 flags.DEFINE_string(
   "scores", None, "Evaluate the scores in this file, of any system, instead."
 )
@@ -212,9 +216,15 @@ def _source(path):
   """
   import tensorflow as tf
 
-  from tf_audioset.serving import export
+  from tf_audioset.serving import export, tflite_file
 
   name = os.path.basename(path if "://" in path else os.path.abspath(path))
+  if FLAGS.saved_model and tflite_file.is_tflite(path):
+    if FLAGS.tpu:
+      raise UserError(f"--saved_model={path}: a TFLite model: not with --tpu.")
+    if not tf.io.gfile.exists(path):
+      raise UserError(f"--saved_model={path}: there is no such file.")
+    return "tflite", name, 0
   if FLAGS.saved_model:
     number = os.path.basename(export.find(path))
     version = int(number) if number.isdigit() else 0
@@ -270,7 +280,10 @@ def _read_other(split):
   """What --compare gives, as `_run_model` or `_read_scores` has it."""
   import tensorflow as tf
 
+  from tf_audioset.serving import tflite_file
+
   is_model = tf.io.gfile.isdir(FLAGS.compare)
+  is_model = is_model or tflite_file.is_tflite(FLAGS.compare)
   other = (_run_model if is_model else _read_scores)(FLAGS.compare, split)
   table = split.clips()
   if table is not None:  # Else it is told when all is scored.
@@ -351,12 +364,12 @@ def _run_model(path, split):
   from tf_audioset.data import records
   from tf_audioset.evaluation import scoring
   from tf_audioset.runtime import distribution
-  from tf_audioset.serving import export
+  from tf_audioset.serving import export, tflite_file
 
   # With a TPU of other machines, one of those is the default.
   here = export.HERE if FLAGS.tpu else None
   with tf.device(here):
-    tagger = export.ExportedTagger(path)
+    tagger = tflite_file.load(path)
   classes = tagger.classes
   if split.classes is not None:
     _check_classes(path, classes.mids, FLAGS.data_dir, split.classes.mids)

@@ -31,7 +31,11 @@ from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import event_text, stream_input
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("saved_model", None, "What training exported.")
+flags.DEFINE_string(
+  "saved_model",
+  None,
+  "What training exported, or a .tflite file of tools/export.py.",
+)
 flags.DEFINE_integer(
   "top_k",
   None,

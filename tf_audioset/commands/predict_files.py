@@ -18,13 +18,13 @@ from tf_audioset.runtime import outputs
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import (
   event_text,
-  export,
   inputs,
   page,
   picture,
   prediction,
   prediction_text,
   result_text,
+  tflite_file,
 )
 
 FLAGS = flags.FLAGS
@@ -33,7 +33,7 @@ STYLES = (result_text.JSON, result_text.CSV, result_text.TSV)
 
 def predict(files: inputs.Inputs) -> int:
   """Tags files and returns the exit code."""
-  tagger = export.ExportedTagger(FLAGS.saved_model)
+  tagger = tflite_file.load(FLAGS.saved_model)
   # Thresholds that do not fit are told now.
   predict_choices.detector(tagger)
   choice = predict_choices.choice(tagger)

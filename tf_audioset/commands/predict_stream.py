@@ -13,7 +13,12 @@ from absl import flags
 from tf_audioset.commands import predict_choices
 from tf_audioset.data.audio_bytes import AudioError
 from tf_audioset.runtime.errors import UserError
-from tf_audioset.serving import export, prediction, stream, stream_input
+from tf_audioset.serving import (
+  prediction,
+  stream,
+  stream_input,
+  tflite_file,
+)
 
 FLAGS = flags.FLAGS
 _STDIN = 0
@@ -52,7 +57,7 @@ def listen() -> int:
     if source.is_stopped:
       raise KeyboardInterrupt from None
     raise
-  tagger = export.ExportedTagger(FLAGS.saved_model)
+  tagger = tflite_file.load(FLAGS.saved_model)
   window_seconds = (
     FLAGS.window_seconds or tagger.window_samples / tagger.sample_rate_hz
   )

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tf_audioset.data import audio
 from tf_audioset.runtime.errors import UserError
-from tf_audioset.serving import export, prediction
+from tf_audioset.serving import prediction, tflite_file
 
 
 class Tag(NamedTuple):
@@ -43,8 +43,8 @@ class LoadedTagger:
   """
 
   def __init__(self, directory: str):
-    """Loads a SavedModel; see `load`."""
-    self._tagger = export.ExportedTagger(directory)
+    """Loads a SavedModel or a .tflite file; see `load`."""
+    self._tagger = tflite_file.load(directory)
     self.classes = list(self._tagger.classes.names)
     self.mids = list(self._tagger.classes.mids)
     self.sample_rate_hz = self._tagger.sample_rate_hz
@@ -178,8 +178,8 @@ def load(path: str | os.PathLike) -> LoadedTagger:
 
   Args:
     path: An exported SavedModel, a folder of numbered versions of it, of which
-      the newest is taken, or the work directory of a training run. May be in a
-      bucket.
+      the newest is taken, a .tflite file of tools/export.py, or the work
+      directory of a training run. May be in a bucket.
 
   Returns:
     The tagger.

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tf_audioset.data import pipeline as pipeline_lib
 from tf_audioset.preparation import synthetic
 from tf_audioset.runtime import storage
-from tf_audioset.serving import export
+from tf_audioset.serving import export, tflite_file
 
 
 def convert(
@@ -142,6 +142,7 @@ def write(
       padding=padding,
       int8_weights=int8_weights,
     )
+    content = tflite_file.with_facts(content, exported)
     path = f"{directory}{suffix}.tflite"
     storage.write_file(path, content)
     model = TFLiteTagger(content)
