@@ -527,11 +527,7 @@ def test_another_evaluation_is_not_overwritten(folder, tmp_path):
 
 def test_what_is_no_folder_of_a_saved_model_is_told(folder, tmp_path):
   for name, content, message in (
-    (
-      "2.tflite",
-      b"?",
-      "a TFLite model; wanted is the folder of the SavedModel",
-    ),
+    ("2.tflite", b"?", "is no TFLite model"),
     ("s.npz", b"?", "a file; wanted is the folder of a SavedModel"),
     ("saved_model.pb", b"?", "give the folder that it is in"),
   ):

@@ -183,7 +183,9 @@ def test_who_does_not_wait_gets_what_there_is():
     (content[:9000], 60), stall_seconds=0.1, give_up_seconds=0.3
   )
   assert len(got) == (9000 - content.index(b"data") - 8) // 4
-  assert stream.problems == ["nothing arrived any more: given up"]
+  assert stream.problems == [
+    "has sent nothing for --give_up_seconds: it is taken to have ended"
+  ]
 
 
 def test_who_stops_gets_what_there_is():

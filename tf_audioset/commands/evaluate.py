@@ -222,8 +222,7 @@ def _source(path):
   if FLAGS.saved_model and tflite_file.is_tflite(path):
     if FLAGS.tpu:
       raise UserError(f"--saved_model={path}: a TFLite model: not with --tpu.")
-    if not tf.io.gfile.exists(path):
-      raise UserError(f"--saved_model={path}: there is no such file.")
+    tflite_file.load(path)
     return "tflite", name, 0
   if FLAGS.saved_model:
     number = os.path.basename(export.find(path))

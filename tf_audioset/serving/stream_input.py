@@ -317,7 +317,9 @@ class Stream:
         f"({self.pcm}), which were left out"
       )
     if self._source.has_given_up:
-      self.problems.append("nothing arrived any more: given up")
+      self.problems.append(
+        "has sent nothing for --give_up_seconds: it is taken to have ended"
+      )
     bytes_a_second = frame_bytes * self.pcm.rate_hz
     missing = (self._num_bytes or num_bytes) - num_bytes
     if missing:
