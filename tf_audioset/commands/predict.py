@@ -122,7 +122,7 @@ flags.DEFINE_enum(
   None,
   event_text.FORMATS,
   "With --timeline: print when each class begins and ends, in the place of the "
-  "windows' scores.",
+  "windows' scores. With --stream: how events are printed.",
 )
 flags.DEFINE_string(
   "events_dir",
