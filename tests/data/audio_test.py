@@ -359,7 +359,7 @@ def test_an_estimate_of_mp3_is_not_believed():
   loud = 0.5 * np.random.default_rng(0).normal(size=[44100, 2])
   channels = np.concatenate([np.zeros([88200, 2]), loud]).astype(np.float32)
   content = _mp3(channels, 44100, abr="1")
-  first_bytes = audio_containers.mp3_frame_bytes(content)
+  first_bytes = audio_containers.mp3_frame_bytes(content[:3])
   assert len(content) / first_bytes * 1152 / 44100 > 3.5
   decoded = _decode(content)
   assert decoded.seconds == pytest.approx(3, abs=0.06)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tf_audioset.data import audio_containers
+from tf_audioset.data import audio_containers, audio_streams
 from tf_audioset.data.audio_bytes import Bytes, Part
 
 # Bytes behind the samples that are worth a remark: fewer are some tag.
@@ -28,7 +28,6 @@ _UNKNOWN_64 = 1 << 62
 # More than any file has before its samples; ends the reading of nonsense.
 _MAX_CHUNKS = 10000
 _NO_SAMPLES = "no samples are behind its header"
-_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
 def _is_unknown(count: int) -> bool:
@@ -122,7 +121,7 @@ def _is_chunk(file, place):
 
 def _is_tag(file, place):
   head = file.read(place, 1 << 16)
-  return head.startswith(_TAGS) or not any(head)
+  return head.startswith(audio_streams.TAGS) or not any(head)
 
 
 def _parts(file, begin, read_part: Callable) -> list[Part]:
@@ -259,6 +258,10 @@ def _w64_part(file, begin):
   )
   # libsndfile takes for samples whatever there is, even other chunks.
   part = span.part(begin)
+  if span.end - place > size or size >= _UNKNOWN_64:
+    header = file.read(begin, place + 24 - begin)
+    right = (span.end - place).to_bytes(8, "little")
+    part = part._replace(begin=place + 24, prefix=header[:-8] + right)
   return part, span.next_begin
 
 
@@ -305,7 +308,9 @@ def _au_part(file, begin):
     next_form=file.read(begin, 4),
   )
   part = span.part(begin)
-  if size == 0 and span.end > first:
+  # Of great numbers, libsndfile knows one.
+  is_odd = size == 0 or (_is_unknown(size) and size != 0xFFFFFFFF)
+  if is_odd and span.end > first:
     header = file.read(begin, first - begin)
     prefix = header[:8] + b"\xff" * 4 + header[12:]
     part = part._replace(begin=first, prefix=prefix)

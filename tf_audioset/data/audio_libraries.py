@@ -79,8 +79,10 @@ class SndfileDecoder:
     self.estimated_seconds = 0.0
     self.remarks = []
     source = file.file
+    self._num_bytes = file.size
     if part.prefix or (part.begin, part.end) != (0, file.size):
       source = Window(file.file, part)
+      self._num_bytes = source.size
     source.seek(0)
     self._source = source
     doing = "cannot be read as audio"
@@ -92,13 +94,15 @@ class SndfileDecoder:
         self._file = _ReadThrough(source.fileno(), closefd=False)
       else:
         self._file = _ReadThrough(source)
-      if self._file.subtype.startswith(("MPEG", "ALAC")):
+      if self._file.subtype.startswith("MPEG"):
         self._file.close()
         raise AudioError(f"{path}: libsndfile only estimates its length")
     self.has_failed = False
     self._is_flac = self._file.format == "FLAC"
     self.promised_seconds = None
-    if self._file.frames < _ENDLESS:
+    # ALAC's packets are counted, of which the last may hold less.
+    is_alac = self._file.subtype.startswith("ALAC")
+    if self._file.frames < _ENDLESS and not is_alac:
       seconds = self._file.frames / self._file.samplerate
       self.promised_seconds = seconds / part.kept
 
@@ -136,8 +140,7 @@ class SndfileDecoder:
 
   def num_unread(self) -> int:
     """Returns how many bytes are left behind all that was decoded."""
-    num_bytes = self._part.end - self._part.begin + len(self._part.prefix)
-    return num_bytes - self._source.tell()
+    return self._num_bytes - self._source.tell()
 
   def _broken_flac(self, num_frames, block_frames):
     """What dr_flac makes of a file that was cut off or damaged, from there."""
