@@ -31,6 +31,8 @@ class Part(NamedTuple):
   # The length that its header states. None if it states none, or if that is
   # not known before a library has opened it.
   seconds: float | None = None
+  # The same in frames, where it is exact: what decodes beyond is padding.
+  num_frames: int | None = None
   # Whether that is the length of the longest stream, perhaps one of pictures.
   is_longest_stream: bool = False
   # Of the bytes of samples that the header counts, how many there are.

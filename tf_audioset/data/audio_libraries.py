@@ -27,6 +27,8 @@ _ENDLESS = 1 << 60
 
 # Where packets' times pass over so much more than they hold, some are missing.
 _GAP_SECONDS = 0.2
+# The longest block of Vorbis.
+_MAX_PADDING_FRAMES = 8192
 # A film's sound may well end a little before its pictures.
 _SHORTER_SECONDS = 1.0
 # Amplitude. A lossy codec may make thousands of junk.
@@ -226,6 +228,7 @@ class AvDecoder:
       )
     self.estimated_seconds = (self._container.duration or 0) / av.time_base
     self.promised_seconds = part.seconds
+    self._num_frames = part.num_frames
     if part.is_length_known_to_ffmpeg and self._stream.duration:
       self.promised_seconds = self._in_seconds(self._stream.duration)
     self._film_seconds = 0.0
@@ -254,6 +257,23 @@ class AvDecoder:
 
   def blocks(self, block_seconds: float) -> Iterator[Block]:
     """Decodes to the end; see `audio_decoding.Recording.blocks`."""
+    missing, padding = self._num_frames, []
+    for block in self._all_blocks(block_seconds):
+      num = len(block.channels)
+      if missing is None or num <= missing:
+        yield block
+      else:
+        if missing:
+          yield Block(block.channels[:missing], block.rate_hz)
+        padding.append(Block(block.channels[missing:], block.rate_hz))
+        # So much is no padding: the length that is stated is wrong.
+        if sum(len(p.channels) for p in padding) > _MAX_PADDING_FRAMES:
+          yield from padding
+          missing, padding = None, []
+      if missing is not None:
+        missing = max(missing - num, 0)
+
+  def _all_blocks(self, block_seconds):
     frames, seconds = None, 0.0
     is_lossy = not self._codec.name.startswith("pcm_")
     for frame in self._frames():

@@ -59,7 +59,7 @@ class _OggStream:
     self.first_granule = self.granule = None
     self.has_end = False
 
-  def seconds(self) -> float | None:
+  def num_frames(self) -> int | None:
     """The length by the granule positions, which count samples."""
     if self.granule is None:
       return None
@@ -67,7 +67,7 @@ class _OggStream:
     # holds, no number says.
     if self.first_granule > _OGG_PAGE_SECONDS * self.rate_hz:
       return None
-    return max(self.granule - self.delay, 0) / self.rate_hz
+    return max(self.granule - self.delay, 0)
 
 
 def _ogg_codec(packet):
@@ -127,7 +127,11 @@ def _ogg_link(begin, end, streams):
     return Part(begin, end)
   if not sounds[0].has_end:
     return Part(begin, end, cut="no page of it is marked as the last")
-  return Part(begin, end, seconds=sounds[0].seconds())
+  num_frames = sounds[0].num_frames()
+  if num_frames is None:
+    return Part(begin, end)
+  seconds = num_frames / sounds[0].rate_hz
+  return Part(begin, end, seconds=seconds, num_frames=num_frames)
 
 
 _MP3_TAGS = (b"Xing", b"Info", b"VBRI")
