@@ -336,6 +336,7 @@ def _caf_part(file, begin):
     size - 4 if 4 < size < _UNKNOWN_64 else None,
     form_end=following[0] if following else 0,
     family="caf",
+    padding=2,  # Not of the format, but libsndfile writes it.
     next_form=b"caff\0\1",
   )
   part = span.part(begin)

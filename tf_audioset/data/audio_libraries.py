@@ -66,7 +66,7 @@ class SndfileDecoder:
 
   Attributes:
     promised_seconds: The length by the header; None if it states none.
-    estimated_seconds: 0; it has no other.
+    estimated_seconds: The length by a count that is not exact; 0 without one.
     has_failed: Whether something could not be decoded.
     remarks: What was found odd.
   """
@@ -104,9 +104,11 @@ class SndfileDecoder:
     self.promised_seconds = None
     # ALAC's packets are counted, of which the last may hold less.
     is_alac = self._file.subtype.startswith("ALAC")
-    if self._file.frames < _ENDLESS and not is_alac:
+    if self._file.frames < _ENDLESS:
       seconds = self._file.frames / self._file.samplerate
-      self.promised_seconds = seconds / part.kept
+      self.estimated_seconds = seconds
+      if not is_alac:
+        self.promised_seconds = seconds / part.kept
 
   def __enter__(self):
     return self

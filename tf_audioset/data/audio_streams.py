@@ -295,7 +295,7 @@ def flac_rest(file: Bytes, part: Part) -> list[Part]:
     Part(
       part.begin + 42,
       part.end,
-      bytes(head),
+      prefix=bytes(head),
       skipped_frames=total,
       remarks=("holds more samples than its header counts",),
     )
