@@ -54,11 +54,19 @@ def _sndfile(container, subtype, error=2e-4, **kwargs):
   )
 
 
-def _ffmpeg(container, codec, *, options=None, to_pipe=False, **kwargs):
+def _ffmpeg(
+  container, codec, *, options=None, bits=None, to_pipe=False, **kwargs
+):
   rate_hz = kwargs.setdefault("rate_hz", _RATE_HZ)
   return _Kind(
     lambda channels: sounds.encode(
-      container, codec, channels, rate_hz, options=options, to_pipe=to_pipe
+      container,
+      codec,
+      channels,
+      rate_hz,
+      options=options,
+      codec_options={"b": str(bits)} if bits else None,
+      to_pipe=to_pipe,
     ),
     **kwargs,
   )
@@ -120,7 +128,7 @@ _KINDS = {
   ),
   "mka aac": _ffmpeg("matroska", "aac"),
   "mka pcm": _ffmpeg("matroska", "pcm_s16le", error=2e-4),
-  "wma": _ffmpeg("asf", "wmav2"),
+  "wma": _ffmpeg("asf", "wmav2", bits=128000),
   "avi pcm": _ffmpeg("avi", "pcm_s16le", error=2e-4),
   "avi mp3": _ffmpeg("avi", "libmp3lame"),
   "flv": _ffmpeg("flv", "libmp3lame", is_endless=True),
