@@ -68,8 +68,7 @@ def _span(
     form_end: Where the whole ends by its header; 0 if that says nothing.
     family: The container, one of which may follow.
     padding: To a multiple of so many bytes, at least 1.
-    next_form: Bytes that another recording begins with. They are searched if
-      nothing else tells where the samples end.
+    next_form: Bytes that another recording begins with.
   """
   there = file.size - begin
   if count == 0 and there > 0 and not _is_chunk(file, begin):
@@ -77,11 +76,8 @@ def _span(
   if count is not None and count > there and abs(form_end - file.size) <= 8:
     count = None  # What holds the samples is whole: their own count is wrong.
   if count is None:
-    place = file.find(next_form, begin) if next_form else -1
-    while place > 0 and not _begins(file, place, family):
-      place = file.find(next_form, place + 1)
-    end = place if place > 0 else file.size
-    return _Span(end, next_begin=max(place, 0))
+    place = _find_next(file, begin, next_form, family)
+    return _Span(place or file.size, next_begin=place)
   if count > there:
     if there <= 0:
       return _Span(file.size, cut=_NO_SAMPLES)
@@ -92,6 +88,11 @@ def _span(
   for place in (padded, end, form_end):
     if place >= end and _begins(file, place, family):
       return _Span(end, next_begin=place)
+  # Something may lie between them.
+  is_whole = end <= form_end <= file.size
+  place = _find_next(file, form_end if is_whole else end, next_form, family)
+  if place:
+    return _Span(end, next_begin=place)
   behind = file.size - padded
   if _is_chunk(file, padded) or _is_chunk(file, end):
     return _Span(end)
@@ -101,6 +102,14 @@ def _span(
     return _Span(min(form_end, file.size))
   remark = f"{behind} bytes behind the samples that its header counts"
   return _Span(end, remarks=(f"has {remark}, which are not read",))
+
+
+def _find_next(file, begin, form, family):
+  """Where the next file of the family begins; 0 if there is none."""
+  place = file.find(form, begin) if form else -1
+  while place > 0 and not _begins(file, place, family):
+    place = file.find(form, place + 1)
+  return max(place, 0)
 
 
 def _begins(file, place, family):
@@ -196,10 +205,14 @@ def _wav_part(file, begin):
     next_form=form,
   )
   part = span.part(begin)
-  is_right = count == span.end - first or span.kept < 1
+  if part.kept == 1 and not part.cut and count == span.end - first:
+    limit = span.next_begin or file.size
+    part = _with_more_chunks(file, part, first, order, limit)
+  num_bytes = part.end - first - sum(b - a for a, b in part.holes)
+  is_right = count == num_bytes or span.kept < 1
   # libsndfile takes great numbers for "up to the end".
   is_understood = is_right or (family == "wav" and _is_unknown(size))
-  if not is_odd and is_understood:
+  if not is_odd and is_understood and not part.holes:
     # What follows the samples belongs to the file, if no other file does.
     return part._replace(end=span.next_begin or file.size), span.next_begin
   prefix = b"".join(
@@ -209,10 +222,33 @@ def _wav_part(file, begin):
       len(description).to_bytes(4, order),
       description + bytes(len(description) % 2),
       b"data",
-      min(span.end - first, 0xFFFFFFFF).to_bytes(4, order),
+      min(num_bytes, 0xFFFFFFFF).to_bytes(4, order),
     )
   )
   return part._replace(begin=first, prefix=prefix), span.next_begin
+
+
+def _with_more_chunks(file, part, first, order, limit):
+  """The part with the samples of further data chunks, without what is between.
+
+  Nothing forbids them, and libsndfile reads one of them only.
+  """
+  holes, there, count = [], part.end - first, part.end - first
+  while there == count:
+    place = part.end + (part.end - first) % 2
+    found = _find_chunk(
+      file, place, b"data", head_bytes=8, order=order, padding=2
+    )
+    if not found or found[0] >= limit:
+      break
+    first, size = found[0] + 8, found[1]
+    end = min(first + size, limit)
+    if end == first:
+      break
+    holes.append((part.end, first))
+    there, count = there + end - first, count + size
+    part = part._replace(end=end)
+  return part._replace(holes=tuple(holes), kept=there / count if count else 1)
 
 
 def _find_chunk(
