@@ -55,7 +55,13 @@ def _sndfile(container, subtype, error=2e-4, **kwargs):
 
 
 def _ffmpeg(
-  container, codec, *, options=None, bits=None, to_pipe=False, **kwargs
+  container,
+  codec,
+  *,
+  options=None,
+  codec_options=None,
+  to_pipe=False,
+  **kwargs,
 ):
   rate_hz = kwargs.setdefault("rate_hz", _RATE_HZ)
   return _Kind(
@@ -65,7 +71,7 @@ def _ffmpeg(
       channels,
       rate_hz,
       options=options,
-      codec_options={"b": str(bits)} if bits else None,
+      codec_options=codec_options,
       to_pipe=to_pipe,
     ),
     **kwargs,
@@ -128,12 +134,14 @@ _KINDS = {
   ),
   "mka aac": _ffmpeg("matroska", "aac"),
   "mka pcm": _ffmpeg("matroska", "pcm_s16le", error=2e-4),
-  "wma": _ffmpeg("asf", "wmav2", bits=128000),
+  "wma": _ffmpeg("asf", "wmav2", codec_options={"b": "128000"}),
   "avi pcm": _ffmpeg("avi", "pcm_s16le", error=2e-4),
   "avi mp3": _ffmpeg("avi", "libmp3lame"),
   "flv": _ffmpeg("flv", "libmp3lame", is_endless=True),
   "mpeg ts": _ffmpeg("mpegts", "aac", is_endless=True),
   "ac3": _ffmpeg("ac3", "ac3", is_endless=True),
+  "voc": _ffmpeg("voc", "pcm_s16le", error=2e-4),
+  "wavpack": _ffmpeg("wv", "wavpack", error=0.01),
   "tta": _ffmpeg("tta", "tta", error=0.01),
 }
 _JUNK = np.random.default_rng(0).bytes(6000)

@@ -465,6 +465,15 @@ def test_flac_that_its_header_does_not_count_is_read():
     _decode(content)
 
 
+def test_flac_behind_which_no_head_is_found_is_told():
+  content = sounds.write("FLAC", "PCM_16", sounds.chirp(3, 44100), 44100)
+  assert len(content) > 100_000
+  decoded = _decode(content + bytes(200) + content[200:])
+  assert decoded.seconds == pytest.approx(3)
+  (remark,) = decoded.remarks
+  assert re.fullmatch("has [0-9]{6} bytes at its end that are not read", remark)
+
+
 def _riff(*chunks, size=None) -> bytes:
   content = b"WAVE" + b"".join(chunks)
   size = len(content) if size is None else size

@@ -39,6 +39,7 @@ _SIGNATURES = (
   ("musepack", 0, b"MP+"),
   ("dsf", 0, b"DSD "),
   ("qoa", 0, b"qoaf"),
+  ("truehd", 4, bytes.fromhex("f8726fba")),
   ("voc", 0, b"Creative Voice File"),
   ("nist", 0, b"NIST_1A"),
   ("ircam", 0, bytes.fromhex("64a3")),

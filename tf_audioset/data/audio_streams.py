@@ -42,6 +42,49 @@ def tta(file: Bytes, begin: int) -> list[Part]:
   return [part._replace(is_length_known_to_ffmpeg=True) for part in parts]
 
 
+_VOC = b"Creative Voice File\x1a"
+
+
+def voc(file: Bytes, begin: int) -> list[Part]:
+  """Returns the recordings of a Creative Voice file."""
+  parts = []
+  while True:
+    place, cut = begin + file.number(begin + 20, 2, "little"), ""
+    # A block of the kind 0, without a length, is the last. Another one is
+    # none: SoX counts a few bytes too few.
+    while b"\0" < (kind := file.read(place, 1)) < b"\x0a":
+      place += 4 + file.number(place + 1, 3, "little")
+      if place > file.size:
+        cut = "its last block is incomplete"
+    following = file.find(_VOC, place) if kind else -1
+    end = following if following >= 0 else file.size
+    parts.append(Part(begin, end, cut=cut))
+    if following < 0:
+      return parts
+    begin = following
+
+
+def wavpack(file: Bytes, begin: int) -> list[Part]:
+  """Returns the recordings of a WavPack file."""
+  begins, last, place = [begin], 0, begin
+  while place >= 0:
+    head = file.read(place, 20)
+    if head[:4] != b"wvpk" or head[9:10] != b"\4":  # Its version.
+      place = file.find(b"wvpk", place + 1)
+      continue
+    # Which of its samples is a block's first. Only the first block has 0, but
+    # for those of more channels of it.
+    index = int.from_bytes(head[16:20], "little")
+    if index < last:
+      begins.append(place)
+    last = index
+    place += 8 + int.from_bytes(head[4:8], "little")
+  ends = [*begins[1:], file.size]
+  return [
+    Part(*span, is_length_known_to_ffmpeg=True) for span in zip(begins, ends)
+  ]
+
+
 def _divided(file, begin, heads):
   begins = [begin, *file.find_all(heads, begin + 1)]
   return [Part(*span) for span in zip(begins, [*begins[1:], file.size])]
