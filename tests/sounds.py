@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 
 import av
 import numpy as np
@@ -53,7 +54,21 @@ def encode(
     codec_options: For the encoder.
     to_pipe: Whether it cannot go back to complete its header.
   """
-  target = _Pipe() if to_pipe else io.BytesIO()
+  if not to_pipe:
+    # FFmpeg opens it again where the index is to be moved to its beginning.
+    with tempfile.NamedTemporaryFile() as file:
+      _encode(
+        file.name, container, codec, channels, rate_hz, options, codec_options
+      )
+      return file.read()
+  target = _Pipe()
+  _encode(target, container, codec, channels, rate_hz, options, codec_options)
+  return b"".join(target.parts)
+
+
+def _encode(
+  target, container, codec, channels, rate_hz, options, codec_options
+):
   layout = "stereo" if channels.shape[1] == 2 else "mono"
   frame = av.AudioFrame.from_ndarray(
     np.ascontiguousarray(channels.T), "fltp", layout
@@ -73,7 +88,6 @@ def encode(
     for part in (*converter.resample(frame), *converter.resample(None)):
       file.mux(stream.encode(part))
     file.mux(stream.encode(None))
-  return b"".join(target.parts) if to_pipe else target.getvalue()
 
 
 def write(

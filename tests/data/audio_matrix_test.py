@@ -54,11 +54,25 @@ def _sndfile(container, subtype, error=2e-4, **kwargs):
   )
 
 
-def _ffmpeg(container, codec, *, options=None, to_pipe=False, **kwargs):
+def _ffmpeg(
+  container,
+  codec,
+  *,
+  options=None,
+  codec_options=None,
+  to_pipe=False,
+  **kwargs,
+):
   rate_hz = kwargs.setdefault("rate_hz", _RATE_HZ)
   return _Kind(
     lambda channels: sounds.encode(
-      container, codec, channels, rate_hz, options=options, to_pipe=to_pipe
+      container,
+      codec,
+      channels,
+      rate_hz,
+      options=options,
+      codec_options=codec_options,
+      to_pipe=to_pipe,
     ),
     **kwargs,
   )
@@ -120,13 +134,15 @@ _KINDS = {
   ),
   "mka aac": _ffmpeg("matroska", "aac"),
   "mka pcm": _ffmpeg("matroska", "pcm_s16le", error=2e-4),
-  "wma": _ffmpeg("asf", "wmav2"),
+  "wma": _ffmpeg("asf", "wmav2", codec_options={"b": "128000"}),
   "avi pcm": _ffmpeg("avi", "pcm_s16le", error=2e-4),
   "avi mp3": _ffmpeg("avi", "libmp3lame"),
   "flv": _ffmpeg("flv", "libmp3lame", is_endless=True),
   "mpeg ts": _ffmpeg("mpegts", "aac", is_endless=True),
   "ac3": _ffmpeg("ac3", "ac3", is_endless=True),
-  "tta": _ffmpeg("tta", "tta", error=2e-4),
+  "voc": _ffmpeg("voc", "pcm_s16le", error=2e-4),
+  "wavpack": _ffmpeg("wv", "wavpack", error=0.01),
+  "tta": _ffmpeg("tta", "tta", error=0.01),
 }
 _JUNK = np.random.default_rng(0).bytes(6000)
 
@@ -242,7 +258,7 @@ def test_of_a_file_that_was_cut_off_is_told(name):
   else:
     message = (
       "is cut off|was it cut off|only [01].[0-9] of 1.[0-3] s|"
-      "[56][0-9]% of its samples"
+      "[56][0-9]% of its samples|cannot be decoded beyond|Invalid data"
     )
     with pytest.raises(audio.AudioError, match=f"^sound: .*({message})"):
       _read(cut)

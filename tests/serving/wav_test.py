@@ -131,11 +131,41 @@ def test_both_refuse_the_same_files(decode, name, tmp_path):
     audio.read_audio(path, sample_rate_hz=_RATE_HZ)
 
 
+_HALVES = [_chunk(b"data", _PCM[:12000]), _chunk(b"data", _PCM[12000:])]
+_SEVERAL_CHUNKS = {
+  "adjacent": _riff(_FORMAT, *_HALVES),
+  "others between and behind": _riff(
+    _FORMAT, _HALVES[0], _ODD, _chunk(b"JUNK", bytes(5000)), _HALVES[1], _ODD
+  ),
+  "bytes behind the file": _riff(_FORMAT, *_HALVES) + b"?" * 101,
+}
+
+
+@pytest.mark.parametrize("name", _SEVERAL_CHUNKS)
+def test_several_data_chunks_are_read_whole_or_refused(decode, name):
+  content = _SEVERAL_CHUNKS[name]
+  with pytest.raises(
+    tf.errors.InvalidArgumentError, match="or has several data chunks"
+  ):
+    decode(content)
+  expected = (_SAMPLES / 32768).mean(axis=1)
+  decoded = audio.read("x", sample_rate_hz=_RATE_HZ, content=content)
+  np.testing.assert_allclose(decoded.waveform, expected, atol=1e-7)
+  assert (decoded.seconds, decoded.remarks) == (0.5, ())
+  twice = audio.read_audio("x", sample_rate_hz=_RATE_HZ, content=2 * content)
+  assert len(twice) == 16000
+  cut = content[: content.rindex(_PCM[12000:13000]) + 4000]
+  with pytest.raises(audio.AudioError, match="only 0.2 of 0.5 s"):
+    audio.read("x", sample_rate_hz=_RATE_HZ, content=cut)
+
+
 @pytest.mark.parametrize(
   "content",
   [
     _READ["plain"] * 2,
     _READ["odd chunk behind"] + _READ["plain"],
+    _READ["odd chunk behind"] + b"?" * 101 + _READ["plain"],
+    _READ["many bytes behind the file"] * 2,
     _READ["from a pipe, ffmpeg"] * 2,
     _riff(_FORMAT, _DATA, _DATA),
   ],
@@ -144,6 +174,8 @@ def test_the_graph_reads_no_first_part_alone(decode, content):
   """The host reads joined files whole."""
   with pytest.raises(tf.errors.InvalidArgumentError, match="several, joined"):
     decode(content)
+  whole = audio.read_audio("x", sample_rate_hz=_RATE_HZ, content=content)
+  assert len(whole) == pytest.approx(16000, abs=20)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -23,11 +24,15 @@ class Part(NamedTuple):
 
   begin: int  # Bytes of the file, to `end`.
   end: int
+  # Ranges between them that are no part of it.
+  holes: tuple[tuple[int, int], ...] = ()
   # Stands before them, in place of a header that is wrong.
   prefix: bytes = b""
   # The length that its header states. None if it states none, or if that is
   # not known before a library has opened it.
   seconds: float | None = None
+  # The same in frames, where it is exact: what decodes beyond is padding.
+  num_frames: int | None = None
   # Whether that is the length of the longest stream, perhaps one of pictures.
   is_longest_stream: bool = False
   # Of the bytes of samples that the header counts, how many there are.
@@ -95,12 +100,22 @@ class Window(io.RawIOBase):
   """
 
   def __init__(self, file: BinaryIO, part: Part):
-    """Shows `part.prefix` and the bytes from `part.begin` to `part.end`."""
+    """Shows `part.prefix` and the bytes of the part, without its holes."""
     self._file = file
     self._prefix = part.prefix
-    self._begin = part.begin - len(part.prefix)
-    self._size = part.end - self._begin
+    begins = [part.begin, *(end for _, end in part.holes)]
+    ends = [*(begin for begin, _ in part.holes), part.end]
+    self._file_begins = begins
+    # Where the ranges begin in the window; and where the last one ends.
+    self._begins = [len(part.prefix)]
+    for begin, end in zip(begins, ends):
+      self._begins.append(self._begins[-1] + end - begin)
+    self.size = self._begins.pop()
     self._place = self._num_read = 0
+
+  def num_unread(self) -> int:
+    """Returns how many bytes were not read, if none was read twice."""
+    return max(self.size - self._num_read, 0)
 
   def readable(self) -> bool:
     return True
@@ -112,13 +127,9 @@ class Window(io.RawIOBase):
     return self._place
 
   def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-    base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place}.get(whence, self._size)
-    self._place = min(max(base + offset, 0), self._size)
+    base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place}.get(whence, self.size)
+    self._place = min(max(base + offset, 0), self.size)
     return self._place
-
-  def num_unread(self) -> int:
-    """Returns how many bytes were not read, if none was read twice."""
-    return max(self._size - self._num_read, 0)
 
   def readinto(self, buffer) -> int:
     view = memoryview(buffer).cast("B")
@@ -127,8 +138,11 @@ class Window(io.RawIOBase):
       view[: len(part)] = part
       num_bytes = len(part)
     else:
-      self._file.seek(self._begin + self._place)
-      missing = self._size - self._place
+      index = bisect.bisect_right(self._begins, self._place) - 1
+      end = [*self._begins, self.size][index + 1]
+      offset = self._place - self._begins[index]
+      self._file.seek(self._file_begins[index] + offset)
+      missing = end - self._place
       num_bytes = self._file.readinto(view[: min(len(view), missing)])
     self._place += num_bytes
     self._num_read += num_bytes

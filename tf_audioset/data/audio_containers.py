@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+
 # As many bytes as `container_of` looks at.
 HEAD_BYTES = 4096
 
@@ -37,6 +39,7 @@ _SIGNATURES = (
   ("musepack", 0, b"MP+"),
   ("dsf", 0, b"DSD "),
   ("qoa", 0, b"qoaf"),
+  ("truehd", 4, bytes.fromhex("f8726fba")),
   ("voc", 0, b"Creative Voice File"),
   ("nist", 0, b"NIST_1A"),
   ("ircam", 0, bytes.fromhex("64a3")),
@@ -147,10 +150,10 @@ def frames_in(head: bytes) -> tuple[str | None, int]:
     # frame apart, do not happen.
     while num_frames < 3 and place + 7 <= len(head):
       header = head[place : place + 7]
-      length = mp3_frame_bytes(header) or _adts_frame_bytes(header)
-      if not length or (kind and kind != _kind_of_frame(header)):
+      length, found = frame_in(header)
+      if not length or (kind and kind != found):
         break
-      kind = _kind_of_frame(header)
+      kind = found
       place += length
       num_frames += 1
     is_whole_file = start == 0 and place == len(head) and num_frames
@@ -159,8 +162,11 @@ def frames_in(head: bytes) -> tuple[str | None, int]:
   return None, 0
 
 
-def _kind_of_frame(header):
-  return "adts" if header[1] & 0xF6 == 0xF0 else "mp3"
+def frame_in(header: bytes) -> tuple[int, str]:
+  """Returns the length, 0 if it is none, and the kind of a frame by 7 bytes."""
+  if length := mp3_frame_bytes(header[:3]):
+    return length, "mp3"
+  return _adts_frame_bytes(header), "adts"
 
 
 _MP3_KBITS = {
@@ -196,8 +202,9 @@ _MP3_RATES_HZ = (
 )
 
 
+@functools.lru_cache(maxsize=4096)
 def mp3_frame_bytes(header: bytes) -> int:
-  """Returns the length that an MPEG audio frame's header says; 0 if none."""
+  """Returns the length of an MPEG audio frame by 3 bytes; 0 if it is none."""
   if header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
     return 0
   version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)

@@ -46,8 +46,10 @@ _FOR_FFMPEG = {
   "avi": audio_streams.avi,
   "flv": audio_streams.flv,
   "tta": audio_streams.tta,
+  "voc": audio_streams.voc,
+  "wavpack": audio_streams.wavpack,
   **dict.fromkeys(
-    ("ape", "dsf", "musepack", "nist", "tak", "wavpack"),
+    ("ape", "dsf", "musepack", "nist", "tak"),
     audio_streams.counted,
   ),
 }
@@ -207,8 +209,10 @@ class Recording:
   def _check_rest(self, part, num_unread):
     """Looks for more behind what a decoder thought to be all."""
     if num_unread and self.container == "flac":
-      self._parts += audio_streams.flac_rest(self._bytes, part)
-    elif num_unread > _MANY_BYTES and self.container not in _CHECKED:
+      rest = audio_streams.flac_rest(self._bytes, part)
+      self._parts += rest
+      num_unread *= not rest
+    if num_unread > _MANY_BYTES and self.container not in _CHECKED:
       self._add_remarks(
         [f"has {num_unread} bytes at its end that are not read"]
       )

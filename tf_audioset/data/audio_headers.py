@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tf_audioset.data import audio_containers
+from tf_audioset.data import audio_containers, audio_streams
 from tf_audioset.data.audio_bytes import Bytes, Part
 
 # Bytes behind the samples that are worth a remark: fewer are some tag.
@@ -28,7 +28,6 @@ _UNKNOWN_64 = 1 << 62
 # More than any file has before its samples; ends the reading of nonsense.
 _MAX_CHUNKS = 10000
 _NO_SAMPLES = "no samples are behind its header"
-_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
 def _is_unknown(count: int) -> bool:
@@ -69,8 +68,7 @@ def _span(
     form_end: Where the whole ends by its header; 0 if that says nothing.
     family: The container, one of which may follow.
     padding: To a multiple of so many bytes, at least 1.
-    next_form: Bytes that another recording begins with. They are searched if
-      nothing else tells where the samples end.
+    next_form: Bytes that another recording begins with.
   """
   there = file.size - begin
   if count == 0 and there > 0 and not _is_chunk(file, begin):
@@ -78,11 +76,8 @@ def _span(
   if count is not None and count > there and abs(form_end - file.size) <= 8:
     count = None  # What holds the samples is whole: their own count is wrong.
   if count is None:
-    place = file.find(next_form, begin) if next_form else -1
-    while place > 0 and not _begins(file, place, family):
-      place = file.find(next_form, place + 1)
-    end = place if place > 0 else file.size
-    return _Span(end, next_begin=max(place, 0))
+    place = _find_next(file, begin, next_form, family)
+    return _Span(place or file.size, next_begin=place)
   if count > there:
     if there <= 0:
       return _Span(file.size, cut=_NO_SAMPLES)
@@ -93,6 +88,11 @@ def _span(
   for place in (padded, end, form_end):
     if place >= end and _begins(file, place, family):
       return _Span(end, next_begin=place)
+  # Something may lie between them.
+  is_whole = end <= form_end <= file.size
+  place = _find_next(file, form_end if is_whole else end, next_form, family)
+  if place:
+    return _Span(end, next_begin=place)
   behind = file.size - padded
   if _is_chunk(file, padded) or _is_chunk(file, end):
     return _Span(end)
@@ -102,6 +102,14 @@ def _span(
     return _Span(min(form_end, file.size))
   remark = f"{behind} bytes behind the samples that its header counts"
   return _Span(end, remarks=(f"has {remark}, which are not read",))
+
+
+def _find_next(file, begin, form, family):
+  """Where the next file of the family begins; 0 if there is none."""
+  place = file.find(form, begin) if form else -1
+  while place > 0 and not _begins(file, place, family):
+    place = file.find(form, place + 1)
+  return max(place, 0)
 
 
 def _begins(file, place, family):
@@ -122,7 +130,7 @@ def _is_chunk(file, place):
 
 def _is_tag(file, place):
   head = file.read(place, 1 << 16)
-  return head.startswith(_TAGS) or not any(head)
+  return head.startswith(audio_streams.TAGS) or not any(head)
 
 
 def _parts(file, begin, read_part: Callable) -> list[Part]:
@@ -197,10 +205,14 @@ def _wav_part(file, begin):
     next_form=form,
   )
   part = span.part(begin)
-  is_right = count == span.end - first or span.kept < 1
+  if part.kept == 1 and not part.cut and count == span.end - first:
+    limit = span.next_begin or file.size
+    part = _with_more_chunks(file, part, first, order, limit)
+  num_bytes = part.end - first - sum(b - a for a, b in part.holes)
+  is_right = count == num_bytes or span.kept < 1
   # libsndfile takes great numbers for "up to the end".
   is_understood = is_right or (family == "wav" and _is_unknown(size))
-  if not is_odd and is_understood:
+  if not is_odd and is_understood and not part.holes:
     # What follows the samples belongs to the file, if no other file does.
     return part._replace(end=span.next_begin or file.size), span.next_begin
   prefix = b"".join(
@@ -210,10 +222,33 @@ def _wav_part(file, begin):
       len(description).to_bytes(4, order),
       description + bytes(len(description) % 2),
       b"data",
-      min(span.end - first, 0xFFFFFFFF).to_bytes(4, order),
+      min(num_bytes, 0xFFFFFFFF).to_bytes(4, order),
     )
   )
   return part._replace(begin=first, prefix=prefix), span.next_begin
+
+
+def _with_more_chunks(file, part, first, order, limit):
+  """The part with the samples of further data chunks, without what is between.
+
+  Nothing forbids them, and libsndfile reads one of them only.
+  """
+  holes, there, count = [], part.end - first, part.end - first
+  while there == count:
+    place = part.end + (part.end - first) % 2
+    found = _find_chunk(
+      file, place, b"data", head_bytes=8, order=order, padding=2
+    )
+    if not found or found[0] >= limit:
+      break
+    first, size = found[0] + 8, found[1]
+    end = min(first + size, limit)
+    if end == first:
+      break
+    holes.append((part.end, first))
+    there, count = there + end - first, count + size
+    part = part._replace(end=end)
+  return part._replace(holes=tuple(holes), kept=there / count if count else 1)
 
 
 def _find_chunk(
@@ -259,6 +294,10 @@ def _w64_part(file, begin):
   )
   # libsndfile takes for samples whatever there is, even other chunks.
   part = span.part(begin)
+  if span.end - place > size or size >= _UNKNOWN_64:
+    header = file.read(begin, place + 24 - begin)
+    right = (span.end - place).to_bytes(8, "little")
+    part = part._replace(begin=place + 24, prefix=header[:-8] + right)
   return part, span.next_begin
 
 
@@ -305,7 +344,9 @@ def _au_part(file, begin):
     next_form=file.read(begin, 4),
   )
   part = span.part(begin)
-  if size == 0 and span.end > first:
+  # Of great numbers, libsndfile knows one.
+  is_odd = size == 0 or (_is_unknown(size) and size != 0xFFFFFFFF)
+  if is_odd and span.end > first:
     header = file.read(begin, first - begin)
     prefix = header[:8] + b"\xff" * 4 + header[12:]
     part = part._replace(begin=first, prefix=prefix)
@@ -331,6 +372,7 @@ def _caf_part(file, begin):
     size - 4 if 4 < size < _UNKNOWN_64 else None,
     form_end=following[0] if following else 0,
     family="caf",
+    padding=2,  # Not of the format, but libsndfile writes it.
     next_form=b"caff\0\1",
   )
   part = span.part(begin)

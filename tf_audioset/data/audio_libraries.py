@@ -27,6 +27,8 @@ _ENDLESS = 1 << 60
 
 # Where packets' times pass over so much more than they hold, some are missing.
 _GAP_SECONDS = 0.2
+# The longest block of Vorbis.
+_MAX_PADDING_FRAMES = 8192
 # A film's sound may well end a little before its pictures.
 _SHORTER_SECONDS = 1.0
 # Amplitude. A lossy codec may make thousands of junk.
@@ -64,7 +66,7 @@ class SndfileDecoder:
 
   Attributes:
     promised_seconds: The length by the header; None if it states none.
-    estimated_seconds: 0; it has no other.
+    estimated_seconds: The length by a count that is not exact; 0 without one.
     has_failed: Whether something could not be decoded.
     remarks: What was found odd.
   """
@@ -79,8 +81,10 @@ class SndfileDecoder:
     self.estimated_seconds = 0.0
     self.remarks = []
     source = file.file
+    self._num_bytes = file.size
     if part.prefix or (part.begin, part.end) != (0, file.size):
       source = Window(file.file, part)
+      self._num_bytes = source.size
     source.seek(0)
     self._source = source
     doing = "cannot be read as audio"
@@ -92,15 +96,19 @@ class SndfileDecoder:
         self._file = _ReadThrough(source.fileno(), closefd=False)
       else:
         self._file = _ReadThrough(source)
-      if self._file.subtype.startswith(("MPEG", "ALAC")):
+      if self._file.subtype.startswith("MPEG"):
         self._file.close()
         raise AudioError(f"{path}: libsndfile only estimates its length")
     self.has_failed = False
     self._is_flac = self._file.format == "FLAC"
     self.promised_seconds = None
+    # ALAC's packets are counted, of which the last may hold less.
+    is_alac = self._file.subtype.startswith("ALAC")
     if self._file.frames < _ENDLESS:
       seconds = self._file.frames / self._file.samplerate
-      self.promised_seconds = seconds / part.kept
+      self.estimated_seconds = seconds
+      if not is_alac:
+        self.promised_seconds = seconds / part.kept
 
   def __enter__(self):
     return self
@@ -136,8 +144,7 @@ class SndfileDecoder:
 
   def num_unread(self) -> int:
     """Returns how many bytes are left behind all that was decoded."""
-    num_bytes = self._part.end - self._part.begin + len(self._part.prefix)
-    return num_bytes - self._source.tell()
+    return self._num_bytes - self._source.tell()
 
   def _broken_flac(self, num_frames, block_frames):
     """What dr_flac makes of a file that was cut off or damaged, from there."""
@@ -223,6 +230,7 @@ class AvDecoder:
       )
     self.estimated_seconds = (self._container.duration or 0) / av.time_base
     self.promised_seconds = part.seconds
+    self._num_frames = part.num_frames
     if part.is_length_known_to_ffmpeg and self._stream.duration:
       self.promised_seconds = self._in_seconds(self._stream.duration)
     self._film_seconds = 0.0
@@ -251,6 +259,23 @@ class AvDecoder:
 
   def blocks(self, block_seconds: float) -> Iterator[Block]:
     """Decodes to the end; see `audio_decoding.Recording.blocks`."""
+    missing, padding = self._num_frames, []
+    for block in self._all_blocks(block_seconds):
+      num = len(block.channels)
+      if missing is None or num <= missing:
+        yield block
+      else:
+        if missing:
+          yield Block(block.channels[:missing], block.rate_hz)
+        padding.append(Block(block.channels[missing:], block.rate_hz))
+        # So much is no padding: the length that is stated is wrong.
+        if sum(len(p.channels) for p in padding) > _MAX_PADDING_FRAMES:
+          yield from padding
+          missing, padding = None, []
+      if missing is not None:
+        missing = max(missing - num, 0)
+
+  def _all_blocks(self, block_seconds):
     frames, seconds = None, 0.0
     is_lossy = not self._codec.name.startswith("pcm_")
     for frame in self._frames():

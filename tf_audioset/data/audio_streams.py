@@ -42,6 +42,49 @@ def tta(file: Bytes, begin: int) -> list[Part]:
   return [part._replace(is_length_known_to_ffmpeg=True) for part in parts]
 
 
+_VOC = b"Creative Voice File\x1a"
+
+
+def voc(file: Bytes, begin: int) -> list[Part]:
+  """Returns the recordings of a Creative Voice file."""
+  parts = []
+  while True:
+    place, cut = begin + file.number(begin + 20, 2, "little"), ""
+    # A block of the kind 0, without a length, is the last. Another one is
+    # none: SoX counts a few bytes too few.
+    while b"\0" < (kind := file.read(place, 1)) < b"\x0a":
+      place += 4 + file.number(place + 1, 3, "little")
+      if place > file.size:
+        cut = "its last block is incomplete"
+    following = file.find(_VOC, place) if kind else -1
+    end = following if following >= 0 else file.size
+    parts.append(Part(begin, end, cut=cut))
+    if following < 0:
+      return parts
+    begin = following
+
+
+def wavpack(file: Bytes, begin: int) -> list[Part]:
+  """Returns the recordings of a WavPack file."""
+  begins, last, place = [begin], 0, begin
+  while place >= 0:
+    head = file.read(place, 20)
+    if head[:4] != b"wvpk" or head[9:10] != b"\4":  # Its version.
+      place = file.find(b"wvpk", place + 1)
+      continue
+    # Which of its samples is a block's first. Only the first block has 0, but
+    # for those of more channels of it.
+    index = int.from_bytes(head[16:20], "little")
+    if index < last:
+      begins.append(place)
+    last = index
+    place += 8 + int.from_bytes(head[4:8], "little")
+  ends = [*begins[1:], file.size]
+  return [
+    Part(*span, is_length_known_to_ffmpeg=True) for span in zip(begins, ends)
+  ]
+
+
 def _divided(file, begin, heads):
   begins = [begin, *file.find_all(heads, begin + 1)]
   return [Part(*span) for span in zip(begins, [*begins[1:], file.size])]
@@ -59,7 +102,7 @@ class _OggStream:
     self.first_granule = self.granule = None
     self.has_end = False
 
-  def seconds(self) -> float | None:
+  def num_frames(self) -> int | None:
     """The length by the granule positions, which count samples."""
     if self.granule is None:
       return None
@@ -67,7 +110,7 @@ class _OggStream:
     # holds, no number says.
     if self.first_granule > _OGG_PAGE_SECONDS * self.rate_hz:
       return None
-    return max(self.granule - self.delay, 0) / self.rate_hz
+    return max(self.granule - self.delay, 0)
 
 
 def _ogg_codec(packet):
@@ -127,13 +170,20 @@ def _ogg_link(begin, end, streams):
     return Part(begin, end)
   if not sounds[0].has_end:
     return Part(begin, end, cut="no page of it is marked as the last")
-  return Part(begin, end, seconds=sounds[0].seconds())
+  num_frames = sounds[0].num_frames()
+  if num_frames is None:
+    return Part(begin, end)
+  seconds = num_frames / sounds[0].rate_hz
+  return Part(begin, end, seconds=seconds, num_frames=num_frames)
 
 
 _MP3_TAGS = (b"Xing", b"Info", b"VBRI")
 _MP3_TAG_OFFSETS = (36, 21, 13)
 # How far behind the start of a file the first frame is looked for.
 LEAD_BYTES = 1 << 20
+_MAX_FRAME_BYTES = 1 << 13  # Of ADTS; those of mp3 are smaller.
+# Of music players, anywhere in a file.
+TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 
 def mp3(file: Bytes, begin: int) -> list[Part]:
@@ -142,25 +192,74 @@ def mp3(file: Bytes, begin: int) -> list[Part]:
   Each one that was encoded to a file has a frame in front that counts its
   frames; one that was encoded to a stream has none.
   """
-  heads = list(_mp3_heads(file))
-  first = _mp3_first_frame(file, begin)
-  # Tags or junk before the sound are left out: FFmpeg may lose frames in it.
-  if not heads or first < heads[0][0]:
-    heads.insert(0, (first, None))
-  ends = [place for place, _ in heads[1:]] + [file.size]
+  runs = _frame_runs(file, begin)
+  if not runs:
+    return whole(file, begin)
+  heads = [
+    (place, seconds)
+    for place, seconds in _mp3_heads(file)
+    if any(first <= place < last for first, last in runs)
+  ]
+  if not heads or heads[0][0] > runs[0][0]:
+    heads.insert(0, (runs[0][0], None))
+  ends = [place for place, _ in heads[1:]] + [runs[-1][1]]
   return [
-    Part(place, end, seconds=seconds)
+    _mp3_part(file, place, end, runs, seconds)
     for (place, seconds), end in zip(heads, ends)
   ]
 
 
-def _mp3_first_frame(file, begin):
-  """Where the first frame begins; where it may, if it is not found."""
-  head = file.read(begin, 10)
-  while head[:3] == b"ID3" and len(head) == 10:
-    begin += audio_containers.id3_bytes(head)
-    head = file.read(begin, 10)
-  return begin + audio_containers.frames_in(file.read(begin, LEAD_BYTES))[1]
+def _frame_runs(file, begin):
+  """Where frames follow each other without a gap: (begin, end) of each run.
+
+  What is between is no sound: tags, pictures, junk. FFmpeg would lose frames in
+  it, and make noise of some of it.
+  """
+  runs = []
+  place, run_begin, kind = begin, None, None
+  block, block_begin = b"", begin
+  while True:
+    if place + 7 > block_begin + len(block):
+      block, block_begin = file.read(place, LEAD_BYTES), place
+      if len(block) < 7:
+        break
+    offset = place - block_begin
+    if run_begin is not None:
+      length, found = audio_containers.frame_in(block[offset : offset + 7])
+      if length and found == kind:
+        place += length
+      else:
+        runs.append((run_begin, place))
+        run_begin = None
+      continue
+    kind, start = audio_containers.frames_in(block[offset:])
+    if kind:
+      run_begin = place = place + start
+    elif len(block) < LEAD_BYTES:
+      break
+    else:  # A chain may begin in one block and end in the next.
+      place = max(place + 1, block_begin + len(block) - 4 * _MAX_FRAME_BYTES)
+      block = b""
+  if run_begin is not None:
+    runs.append((run_begin, min(place, file.size)))
+  return runs
+
+
+def _mp3_part(file, begin, end, runs, seconds):
+  """The part of the frames between, without the gaps."""
+  runs = [
+    (max(a, begin), min(b, end)) for a, b in runs if a < end and b > begin
+  ]
+  holes = tuple((a[1], b[0]) for a, b in zip(runs, runs[1:]))
+  num_junk = sum(
+    b - a for a, b in holes if not file.read(a, 11).startswith(TAGS)
+  )
+  remarks = ()
+  if num_junk:
+    remarks = (f"has {num_junk} bytes between its frames that are no sound",)
+  return Part(
+    runs[0][0], runs[-1][1], holes=holes, seconds=seconds, remarks=remarks
+  )
 
 
 def _mp3_heads(file):
@@ -172,7 +271,7 @@ def _mp3_heads(file):
       frame = file.read(begin, 400) if begin >= 0 else b""
       if (
         len(frame) > 160
-        and audio_containers.mp3_frame_bytes(frame)
+        and audio_containers.mp3_frame_bytes(frame[:3])
         and _mp3_tag_offset(frame, tag) == offset
       ):
         yield begin, _mp3_seconds(frame, tag, offset)
@@ -239,7 +338,7 @@ def flac_rest(file: Bytes, part: Part) -> list[Part]:
     Part(
       part.begin + 42,
       part.end,
-      bytes(head),
+      prefix=bytes(head),
       skipped_frames=total,
       remarks=("holds more samples than its header counts",),
     )

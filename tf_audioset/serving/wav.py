@@ -70,7 +70,8 @@ def decode(content: tf.Tensor, sample_rate_hz: int) -> tf.Tensor:
   content = _refuse_unless(
     ~_is_joined(content, begin, size, is_known),
     content,
-    "the wav file is several, joined: send each by itself",
+    "the wav file is several, joined, or has several data chunks: send each "
+    "by itself",
   )
   num_frames = there // (2 * channels)
   content = _refuse_unless(
@@ -89,8 +90,11 @@ def _refuse_unless(condition, content, message, given=None):
     return tf.identity(content)
 
 
-def _find_chunks(content):
-  """Where the chunks fmt and data begin, int64; 0 and the end if nowhere."""
+def _find_chunks(content, begin: int | tf.Tensor = 12):
+  """Where the chunks fmt and data begin, int64; 0 and the end if nowhere.
+
+  Those are searched that begin at `begin` or behind it.
+  """
   length = _length(content)
 
   def name(position):
@@ -114,7 +118,7 @@ def _find_chunks(content):
   data_at, format_at = tf.while_loop(
     is_before_data,
     next_chunk,
-    [tf.constant(12, tf.int64), tf.constant(0, tf.int64)],
+    [tf.cast(begin, tf.int64), tf.constant(0, tf.int64)],
     maximum_iterations=_MAX_CHUNKS,
   )
   return format_at, tf.where(name(data_at) == "data", data_at, length)
@@ -175,11 +179,16 @@ def _is_joined(content, begin, size, is_known):
   for place in places:
     place = tf.clip_by_value(place, begin, length)
     head = tf.strings.substr(content, place, tf.constant(12, tf.int64))
-    is_data = tf.strings.substr(head, 0, 4) == "data"
-    follows.append(_is_head(head) | (is_data & is_known))
-  # Where no length tells the end, all is looked through.
-  num_bytes = tf.where(is_known, tf.constant(0, tf.int64), length - begin)
-  unknown = tf.strings.substr(content, begin, num_bytes)
+    follows.append(_is_head(head))
+  _, data_at = _find_chunks(content, begin + size + size % 2)
+  follows.append(is_known & (data_at + 8 < length))
+  # Something may lie between; and where no length tells the end, all is looked
+  # through.
+  end = begin + size
+  is_whole = (end <= form_end) & (form_end <= length)
+  begin = tf.where(is_known, tf.where(is_whole, form_end, end), begin)
+  begin = tf.minimum(begin, length)
+  unknown = tf.strings.substr(content, begin, length - begin)
   follows.append(tf.strings.regex_full_match(unknown, r"\C*RIFF\C{4}WAVE\C*"))
   return tf.reduce_any(follows)
 
