@@ -55,7 +55,9 @@ class Experiment:
     pipeline: Makes the batches.
     base_learning_rate: Peak for a batch of 256; scaled with the batch.
     global_batch_size: Clips per step, over all replicas.
-    num_epochs: Passes over the training split.
+    num_epochs: Of `epoch_clips` draws each.
+    epoch_clips: Clips that are drawn in an epoch, after which the model is
+      validated; None: as many as the training split has.
     steps_per_loop: Steps in one call of the compiled loop, and so between two
       lines of the log; an epoch's last loop may be shorter.
     checkpoint_steps: A checkpoint is saved after the loop that reaches the next
@@ -94,6 +96,7 @@ class Experiment:
   base_learning_rate: float = gin.REQUIRED
   global_batch_size: int = gin.REQUIRED
   num_epochs: int = gin.REQUIRED
+  epoch_clips: int | None = None
   steps_per_loop: int = 100
   checkpoint_steps: int = 500
   seed: int = 0
@@ -121,6 +124,10 @@ class Experiment:
       ("training_percent", 1, 100),
     ):
       gin_config.check_integer(f"train.{name}", getattr(self, name), low, high)
+    if self.epoch_clips is not None:
+      gin_config.check_integer(
+        "train.epoch_clips", self.epoch_clips, self.global_batch_size, None
+      )
     for name, allowed in (
       ("exported", ("last", "best")),
       ("precision", _PRECISIONS),
@@ -168,6 +175,15 @@ class Experiment:
       profile_steps=profile_steps,
       data_workers=data_workers,
     ).execute()
+
+  def steps_per_epoch(self, num_clips: int) -> int:
+    """Returns the whole batches in an epoch, at least 1.
+
+    Args:
+      num_clips: Clips of the training split.
+    """
+    drawn = num_clips if self.epoch_clips is None else self.epoch_clips
+    return max(1, drawn // self.global_batch_size)
 
   def splits(
     self, strategy: tf.distribute.Strategy, data_dir: str

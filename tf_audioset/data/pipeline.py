@@ -2,9 +2,10 @@
 """Shards to batches: order, crop, padding, batch.
 
 The training stream is one long sequence: a permutation of all clips, then
-another, and so on. Which clip is at position p of it, and the crop taken there,
-depend on the seed and p alone, so a run that starts at step s sees what one
-that never stopped would see, and reads nothing of what came before.
+another, and so on, unless a sampler orders it (sampling.py). Which clip is at
+position p of it, and the crop taken there, depend on the seed and p alone, so a
+run that starts at step s sees what one that never stopped would see, and reads
+nothing of what came before.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from tf_audioset.data import prepared, records
+from tf_audioset.data import prepared, records, sampling
 from tf_audioset.runtime import gin_config, randomness
 from tf_audioset.runtime.errors import UserError
 
@@ -73,6 +74,7 @@ class Pipeline:
     shuffle_clips: int = 2048,
     decoder: str = records.DECODERS[0],
     max_bad_records: int = 0,
+    sampler: sampling.BalancedSampler | None = None,
   ):
     """Sets what is the same for all splits.
 
@@ -85,7 +87,10 @@ class Pipeline:
         "tfio" (in the graph, slowest).
       max_bad_records: Records that cannot be read or decoded are named, and
         another clip of the batch takes the place; a run goes on with so many in
-        an epoch. With 0 the first is an error, as always in evaluation.
+        an epoch, counting a clip each time it is drawn. With 0 the first is an
+        error, as always in evaluation.
+      sampler: Chooses the training clips; None: all of them in turn, in a
+        random order.
 
     Raises:
       UserError: If a value is not among those allowed.
@@ -113,6 +118,7 @@ class Pipeline:
     self.max_bad_records = max_bad_records
     self._shuffle_clips = shuffle_clips
     self._decoder = decoder
+    self.sampler = sampler
 
   @_as_written
   def training(
@@ -145,13 +151,15 @@ class Pipeline:
       that were replaced, int32 scalar.
 
     Raises:
-      UserError: If the workers cannot read this split.
+      UserError: If the workers cannot read this split, or the sampler does
+        not know its labels.
     """
     if workers and (split.index is None or self._decoder == "tfio"):
       raise UserError(
         "--data_service is for shards with an index, which compressed ones do "
         "not have, and for decoders other than tfio: leave the flag out."
       )
+    order = self._order(split, seed)
     seed = tf.constant(seed, tf.int64)
     first_position = first_step * batch_size
     num_hosts, host, replicas = 1, 0, 1
@@ -164,9 +172,7 @@ class Pipeline:
       return randomness.uniform([], tf.stack([seed, position]))
 
     def batches(positions):
-      clips = _read(
-        split, positions, lambda p: clip_at(p, split.num_clips, seed), place
-      )
+      clips = _read(split, positions, order, place)
       return self._training_batches(clips, split, num_classes, batch_size)
 
     if split.index is None:
@@ -197,6 +203,21 @@ class Pipeline:
       )
     )
 
+  def remarks(self, split: prepared.Split) -> list[str]:
+    """Lines on how the training clips are drawn, for the log of a run.
+
+    Raises:
+      UserError: If the sampler does not know their labels.
+    """
+    return [] if self.sampler is None else self.sampler.remarks(split)
+
+  def _order(self, split, seed):
+    """A function from positions of the training stream to clips."""
+    if self.sampler is not None:
+      return self.sampler.order(split, seed=seed)
+    seed = tf.constant(seed, tf.int64)
+    return lambda positions: clip_at(positions, split.num_clips, seed)
+
   @_as_written
   def training_ids(
     self, split: prepared.Split, *, batch_size: int, seed: int, step: int
@@ -208,7 +229,7 @@ class Pipeline:
     clips = _read(
       split,
       tf.data.Dataset.range(first, first + batch_size),
-      lambda p: clip_at(p, split.num_clips, seed),
+      self._order(split, seed),
     )
     ids = prepared.untuned(
       clips.map(lambda _, clip: records.parse_example(clip["record"])["id"])

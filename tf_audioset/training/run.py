@@ -92,9 +92,7 @@ class Run:
     self._data = experiment.splits(strategy, self._data_dir)
     self._training = self._data.training
     self._validation = self._data.validation
-    self._steps_per_epoch = max(
-      1, self._training.num_clips // experiment.global_batch_size
-    )
+    self._steps_per_epoch = experiment.steps_per_epoch(self._training.num_clips)
     self._total_steps = self._steps_per_epoch * experiment.num_epochs
     self._parts = experiment.build(
       strategy,
@@ -106,6 +104,7 @@ class Run:
       self._parts.tagger.loss_function,
       needs_metrics=experiment.exported == "best",
     )
+    self._remarks += experiment.pipeline.remarks(self._training)
     with strategy.scope():
       self._best_map = tf.Variable(-1.0, trainable=False)
       self._best_step = tf.Variable(0, trainable=False, dtype=tf.int64)
@@ -221,7 +220,7 @@ class Run:
     self._report.say(f"validation: {self._data.about}")
     for line in self._remarks:
       self._report.say(line)
-    if self._training.num_clips < batch_size:
+    if self._training.num_clips < batch_size and not experiment.epoch_clips:
       self._report.say(
         f"warning: a batch of {batch_size} clips is more than the "
         f"{self._training.num_clips} there are: an epoch is one step, in which "
