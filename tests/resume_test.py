@@ -19,12 +19,13 @@ def _folder(tmp_path_factory):
   return folder
 
 
-def _arguments(folder, name):
+def _arguments(folder, name, *bindings):
   return small.arguments(
     folder / "records",
     folder / name,
     "train.num_epochs = 3",
     "train.steps_per_loop = 1",
+    *bindings,
   )
 
 
@@ -85,6 +86,24 @@ def test_sigterm_saves_exits_with_75_and_is_continued(folder, undisturbed):
   assert stopped in done.stderr
   command.succeed(*arguments)
   _assert_same_run(folder / "preempted", undisturbed)
+
+
+def test_a_balanced_run_is_continued_to_the_bit(folder):
+  bindings = (
+    "Pipeline.sampler = @BalancedSampler()",
+    "BalancedSampler.share = 0.75",
+    "train.epoch_clips = 35",  # 4 steps.
+  )
+  log = command.succeed(*_arguments(folder, "balanced", *bindings))
+  assert "12 steps of 8 clips" in log
+  assert "balanced sampling: the clips of the rarest classes come" in log
+  arguments = _arguments(folder, "balanced_preempted", *bindings)
+  process = command.Started(arguments)
+  process.wait_for_line("step 5/12")
+  process.terminate()
+  assert process.wait().returncode == 75
+  command.succeed(*arguments)
+  _assert_same_run(folder / "balanced_preempted", folder / "balanced")
 
 
 def test_a_disk_that_is_full_at_a_checkpoint_ends_the_run(folder, undisturbed):

@@ -502,6 +502,11 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("train.holdout_percent = 1", "holds out no clip of the 24 of split train"),
     ("Tagger.backbone = 'ResNet'", r"write Tagger.backbone = @ResNet\(\)"),
     ("train.num_epochs = 0", "num_epochs is 0; it must be .* at least 1"),
+    ("train.epoch_clips = 7", "epoch_clips is 7; it must be .* at least 8"),
+    (
+      "Pipeline.sampler = @BalancedSampler",
+      r"write Pipeline.sampler = @BalancedSampler\(\)",
+    ),
     ("train.num_epochs = 1.5", "num_epochs is 1.5; .* whole number"),
     ("train.steps_per_loop = 2.0", "steps_per_loop is 2.0; .* whole number"),
     ("train.clip_norm = 0.0", "clip_norm is 0.0; it must be above 0"),
