@@ -63,7 +63,7 @@ class Run:
       self._begin_reports(step)
       batches = self._batches(step)
       while True:
-        if step and step % self._steps_per_epoch == 0:
+        if step and self._ends_epoch(step):
           # Saved already: after a stop in here, it is made again.
           self._validate(step)
           self._bad_records.assign(0)
@@ -93,7 +93,7 @@ class Run:
     self._training = self._data.training
     self._validation = self._data.validation
     self._steps_per_epoch = experiment.steps_per_epoch(self._training.num_clips)
-    self._total_steps = self._steps_per_epoch * experiment.num_epochs
+    self._total_steps = experiment.total_steps(self._steps_per_epoch)
     self._parts = experiment.build(
       strategy,
       num_classes=len(self._training.classes),
@@ -268,7 +268,12 @@ class Run:
   def _steps_to(self, step: int) -> int:
     """Returns how many steps the loop after `step` has."""
     left = self._steps_per_epoch - step % self._steps_per_epoch
+    left = min(left, self._total_steps - step)
     return min(self._experiment.steps_per_loop, left)
+
+  def _ends_epoch(self, step: int) -> bool:
+    """Returns whether an epoch ends with a step; the last may be shorter."""
+    return step % self._steps_per_epoch == 0 or step == self._total_steps
 
   def _train(self, batches, step: int, num_steps: int) -> dict:
     with self._profiled(step, step + num_steps):
@@ -318,7 +323,7 @@ class Run:
 
   def _is_checkpoint_due(self, begin: int, end: int) -> bool:
     every = self._experiment.checkpoint_steps
-    return end // every > begin // every or end % self._steps_per_epoch == 0
+    return end // every > begin // every or self._ends_epoch(end)
 
   def _save(self, step: int) -> None:
     if not self._parts.trainer.is_finite():
@@ -328,7 +333,7 @@ class Run:
 
   def _validate(self, step: int) -> None:
     """Scores the validation clips; saves the model if it is the best so far."""
-    epoch = step // self._steps_per_epoch
+    epoch = -(-step // self._steps_per_epoch)
     result, thresholds, f1, loss = self._evaluator.evaluate(
       self._report.validating
     )
@@ -348,7 +353,8 @@ class Run:
       self._best_map.assign(mean_ap)
       self._best_step.assign(step)
       self._best.save(step)
-    every = max(1, self._experiment.num_epochs // _NUM_PICTURES)
+    num_epochs = self._total_steps // self._steps_per_epoch
+    every = max(1, num_epochs // _NUM_PICTURES)
     # Without an index, all clips before these would be read.
     can_seek = self._training.index is not None
     if epoch % every == 0 and can_seek and step < self._total_steps:
