@@ -43,6 +43,7 @@ setup(
           "predict",
           "serve_client",
           "synthesize",
+          "teach",
         )
       ),
     ]

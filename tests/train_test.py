@@ -757,6 +757,8 @@ def test_fine_tuning_resets_what_was_about_the_bases_data(trained, tmp_path):
     "train.initial_checkpoint": "gone",
     "train.allow_other_features": True,
     "Pipeline.max_bad_records": 99,
+    "Pipeline.teacher": "theirs",
+    "Pipeline.teacher_weight": 0.5,
     "train.global_batch_size": 2048,
     "train.num_epochs": 500,
     "train.num_steps": 50_000,

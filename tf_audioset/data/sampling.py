@@ -72,6 +72,14 @@ class BalancedSampler:
     self._exponent = exponent
     self._share = share
 
+  @property
+  def about(self) -> str:
+    """Its settings; a run is not continued with others."""
+    return (
+      f"BalancedSampler, offset {self._offset:g}, exponent {self._exponent:g}, "
+      f"share {self._share:g}"
+    )
+
   def order(
     self, split: prepared.Split, *, seed: int
   ) -> Callable[[tf.Tensor], tf.Tensor]:

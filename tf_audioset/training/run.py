@@ -179,6 +179,7 @@ class Run:
       "training clips": self._training.num_clips,
       "training data": self._training.digest(),
       "validation data": self._validation.digest(),
+      **self._experiment.pipeline.fixed(self._training),
     }
 
   def _open_workdir(self) -> None:
