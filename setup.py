@@ -44,6 +44,7 @@ setup(
           "predict",
           "serve_client",
           "synthesize",
+          "teach",
         )
       ),
     ]

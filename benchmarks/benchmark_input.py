@@ -5,7 +5,8 @@ r"""Throughput of training batches, compared with the reference's pipeline.
 
 Clips of 10 s become int16 crops of 5 s with 527 targets, in batches of 64:
 from FLAC in one process and in two (--data_service=2), from PCM16, and by the
-reference's way (tfio's decode_flac, on ZLIB TFRecords of the same clips). The
+reference's way (tfio's decode_flac, on ZLIB TFRecords of the same clips); PCM16
+also with a teacher's scores in the targets, and with balanced sampling. The
 ways take turns, on one core and on two, and the best turn of each counts. Other
 load on the machine distorts wall times; the column of CPU seconds (of the
 measuring process alone) is less affected.
@@ -46,7 +47,15 @@ flags.DEFINE_list("cores", None, "Internal: run on these cores.")
 _BATCH = 64
 _CROP_SECONDS = 5.0
 _NUM_CLASSES = 527
-_WAYS = ("reference", "flac, soundfile", "flac", "flac, 2 processes", "pcm16")
+_WAYS = (
+  "reference",
+  "flac, soundfile",
+  "flac",
+  "flac, 2 processes",
+  "pcm16",
+  "pcm16, teacher",
+  "pcm16, balanced",
+)
 _MEMORY_CLIPS = (2000, 12000)
 
 
@@ -171,6 +180,7 @@ def _write(folder: pathlib.Path) -> None:
   from tf_audioset.data import audio, labels, prepared, records
 
   writers, indices = {}, {}
+  table = prepared.ClipTableBuilder()
   for codec in audio.CODECS:
     (folder / codec).mkdir()
     path = folder / codec / "train-00000-of-00001.tfrecord"
@@ -193,19 +203,23 @@ def _write(folder: pathlib.Path) -> None:
     features = tf.train.Features(feature=feature)
     example = tf.train.Example(features=features)
     writers["zlib"].write(example.SerializeToString())
+    table.add(clip_id, len(samples), present, 0)
     num_clips += 1
     num_bytes += len(flac)
   for writer in writers.values():
     writer.close()
   for codec, index in indices.items():
     index.build().write(str(folder / codec / "train.index.npz"))
+    table.build().write(str(folder / codec / "train.clips.npz"))
     shard = "train-00000-of-00001.tfrecord"
     shard = {
       "file": shard,
       "num_clips": num_clips,
       "num_bytes": (folder / codec / shard).stat().st_size,
     }
-    split = prepared.SplitInfo(num_clips, 0.0, [shard], "", "train.index.npz")
+    split = prepared.SplitInfo(
+      num_clips, 0.0, [shard], "", "train.index.npz", "train.clips.npz"
+    )
     names = [f"class {i}" for i in range(_NUM_CLASSES)]
     classes = labels.ClassList.from_names(names)
     prepared.write_dataset_info(
@@ -214,7 +228,24 @@ def _write(folder: pathlib.Path) -> None:
         records.SAMPLE_RATE_HZ, 10.0, codec, classes, {"train": split}
       ),
     )
+  _write_teacher(folder)
   print(f"{num_clips} clips, {num_bytes / num_clips / 1000:.0f} kB as FLAC")
+
+
+def _write_teacher(folder: pathlib.Path) -> None:
+  """Scores of all classes, for the clips as PCM16."""
+  import numpy as np
+
+  from tf_audioset.data import prepared, teacher
+
+  split = prepared.find_split(str(folder / "pcm16"), "train")
+  plan = teacher.Plan.of(split, ["none"], top_k=0)
+  (folder / "teacher").mkdir()
+  rng = np.random.default_rng(0)
+  for number, (first, end) in enumerate(plan.parts):
+    scores = rng.uniform(0, 1, [end - first, _NUM_CLASSES])
+    teacher.write_part(str(folder / "teacher"), plan, number, scores)
+  teacher.write_info(str(folder / "teacher"), plan, ["noise"])
 
 
 def _reference(path: str):
@@ -249,7 +280,7 @@ def _reference(path: str):
 def _serve(folder: pathlib.Path) -> None:
   """Answers each line of stdin, a way or "decoding", with rates as JSON."""
   from tf_audioset.data import pipeline as pipeline_lib
-  from tf_audioset.data import prepared
+  from tf_audioset.data import prepared, sampling
   from tf_audioset.data import service as data_service
 
   def ours(codec, workers=(), **options):
@@ -273,6 +304,8 @@ def _serve(folder: pathlib.Path) -> None:
         ours("flac"),
         ours("flac", workers=data_service.start(2)),
         ours("pcm16"),
+        ours("pcm16", teacher=str(folder / "teacher")),
+        ours("pcm16", sampler=sampling.BalancedSampler()),
       ),
     )
   )

@@ -203,6 +203,36 @@ assert len(set(ids)) == 32
   assert 320_000 < min(reads) and max(reads) <= _RECORD_BYTES
 
 
+def test_a_teachers_table_is_written_to_and_read_from_a_bucket(
+  tmp_path, storage
+):
+  folder = tmp_path / "data"
+  folder.mkdir()
+  toy.write_dataset(folder, num_samples=4000)
+  storage.put(folder, "gs://bucket/data")
+  toy.export_tagger(tmp_path / "model")
+  arguments = [
+    "tools/teach.py",
+    "--data_dir=gs://bucket/data",
+    f"--saved_model={tmp_path / 'model'}",
+  ]
+  out = command.succeed(*arguments, variables=storage.variables)
+  assert "wrote gs://bucket/data/train.teacher: scores of 100.00%" in out
+  out = _python(
+    storage,
+    """
+from tf_audioset.data import pipeline as pipeline_lib, prepared
+split = prepared.find_split("gs://bucket/data", "train")
+batches = pipeline_lib.Pipeline(
+  crop_seconds=0.2, teacher="gs://bucket/data/train.teacher", teacher_weight=0.5
+).training(split, num_classes=3, batch_size=24, seed=1)
+for _, targets, *_ in batches.take(1).as_numpy_iterator():
+  print(((0.5 < targets) | (targets < 0.5)).all(), targets.min() > 0)
+""",
+  )
+  assert out.split() == ["True", "True"]
+
+
 def test_what_is_missing_forbidden_or_down_is_told_in_one_line(storage):
   storage.buckets |= {"forbidden", "down"}
   storage.status = {"forbidden": 403, "down": 503}

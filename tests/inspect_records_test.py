@@ -167,11 +167,66 @@ def test_an_id_may_be_a_number_or_long(tmp_path):
     (["{}", "--split=test"], "no split 'test'"),
     (["{}", "--split=train", "--play=train7"], "clip train7, the record"),
     (["{}", "--play=train3", "--output_dir=/proc"], "/proc/train3.wav"),
+    (["{}", "--sampling"], "--sampling needs the experiment"),
+    (["{}", "--gin_file=gin/resnet18.gin"], "are for --sampling"),
+    (
+      ["{}", "--sampling", "--gin_file=gin/resnet18.gin", "--play=1"],
+      "leave out --split, --play",
+    ),
+    (
+      ["{}", "--sampling", "--gin_file=gin/resnet18.gin"],
+      "this experiment draws every clip alike",
+    ),
   ],
 )
 def test_mistakes_are_one_line(folder, arguments, message):
   arguments = [a.replace("{}", str(folder)) for a in arguments]
   assert message in command.fail(_TOOL, *arguments)
+
+
+def test_drawn_frequencies_are_printed_and_drawn(folder, tmp_path):
+  experiment = tmp_path / "balanced.gin"
+  experiment.write_text(
+    "include 'gin/resnet18.gin'\n"
+    "Pipeline.sampler = @BalancedSampler()\n"
+    "BalancedSampler.offset = 0\n"
+    "train.global_batch_size = 8\n"
+    "train.epoch_clips = 1200\n"
+  )
+  arguments = [folder, "--sampling", f"--gin_file={experiment}"]
+  out = command.succeed(_TOOL, *arguments, f"--output_dir={tmp_path}")
+  assert "24 clips, 1,200 draws an epoch" in out
+  clips = [toy.clip(i, 10)[1] for i in range(24)]
+  counts = np.bincount(np.concatenate(clips), minlength=3)
+  # All classes alike: a clip comes for each of its classes.
+  shares = np.array(
+    [sum(1 / counts[k] for k in labels) / 3 for labels in clips]
+  )
+  for k, name in enumerate(toy.NAMES):
+    (row,) = (line for line in out.splitlines() if line.startswith(f"{name} "))
+    drawn = sum(share for share, labels in zip(shares, clips) if k in labels)
+    number, *rest = row[len(name) :].split()
+    assert int(number) == counts[k]
+    np.testing.assert_allclose(
+      [float(x) for x in rest],
+      [100 * counts[k] / 24, 100 * drawn, 1200 * drawn / counts[k]],
+      atol=0.006,
+    )
+  picture = matplotlib.image.imread(tmp_path / "sampling.png")
+  assert picture.shape[:2] == (500, 1000)
+  # The settings can be changed, and the part that is trained on.
+  bindings = ["BalancedSampler.share = 0", "train.holdout_percent = 50"]
+  out = command.succeed(
+    _TOOL,
+    *arguments,
+    f"--output_dir={tmp_path}",
+    *(f"--gin_bindings={binding}" for binding in bindings),
+  )
+  (row,) = (line for line in out.splitlines() if line.startswith("Noise "))
+  _, natural, drawn, _ = row.split()[1:]
+  assert natural == drawn
+  part = prepared.find_split(str(folder), "train").part(50, 100)
+  assert f"{part.num_clips} clips, 1,200 draws an epoch" in out
 
 
 @pytest.mark.parametrize("flags", [[], ["--validate"]])

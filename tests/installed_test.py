@@ -22,6 +22,7 @@ _COMMANDS = (
   "predict",
   "serve-client",
   "synthesize",
+  "teach",
   "train",
 )
 

@@ -19,12 +19,13 @@ def _folder(tmp_path_factory):
   return folder
 
 
-def _arguments(folder, name):
+def _arguments(folder, name, *bindings):
   return small.arguments(
     folder / "records",
     folder / name,
     "train.num_epochs = 3",
     "train.steps_per_loop = 1",
+    *bindings,
   )
 
 
@@ -85,6 +86,40 @@ def test_sigterm_saves_exits_with_75_and_is_continued(folder, undisturbed):
   assert stopped in done.stderr
   command.succeed(*arguments)
   _assert_same_run(folder / "preempted", undisturbed)
+
+
+def test_a_balanced_run_is_continued_to_the_bit(folder):
+  bindings = (
+    "Pipeline.sampler = @BalancedSampler()",
+    "BalancedSampler.share = 0.75",
+    "train.epoch_clips = 35",  # 4 steps.
+    "train.num_epochs = None",
+    "train.num_draws = 80",  # The last epoch has 2.
+    "WarmupCosine.warmup_epochs = None",
+    "WarmupCosine.warmup_steps = 2",
+    "WarmupCosine.floor = 0.1",
+    "train.learning_rate_scaling = 'none'",
+    "train.base_learning_rate = 2e-3",
+  )
+  log = command.succeed(*_arguments(folder, "balanced", *bindings))
+  assert "10 steps of 8 clips" in log
+  assert [
+    line.split()[1] for line in log.splitlines() if line[:5] == "epoch"
+  ] == ["1,", "2,", "3,"]
+  assert "balanced sampling: the clips of the rarest classes come" in log
+  arguments = _arguments(folder, "balanced_preempted", *bindings)
+  process = command.Started(arguments)
+  process.wait_for_line("step 9/10")
+  process.terminate()
+  assert process.wait().returncode == 75
+  command.succeed(*arguments)
+  _assert_same_run(folder / "balanced_preempted", folder / "balanced")
+  rows = map(json.loads, open(folder / "balanced" / "metrics.jsonl"))
+  rates = [row["learning_rate"] for row in rows if "learning_rate" in row]
+  steps = np.arange(10)
+  cosine = 0.1 + 0.9 * (1 + np.cos(np.pi * (steps - 2) / 8)) / 2
+  expected = 2e-3 * np.where(steps < 2, steps / 2, cosine)
+  np.testing.assert_allclose(rates, expected, rtol=1e-5)
 
 
 def test_a_disk_that_is_full_at_a_checkpoint_ends_the_run(folder, undisturbed):

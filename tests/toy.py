@@ -145,9 +145,9 @@ class MeanBackbone(tf.keras.Model):
     return self._dense(tf.reduce_mean(features, axis=[1, 3]) / 10)
 
 
-def export_tagger(folder) -> None:
+def export_tagger(folder, seed=1) -> None:
   """Exports an untrained tagger of `NAMES`, for clips from half a second on."""
-  tf.keras.utils.set_random_seed(1)
+  tf.keras.utils.set_random_seed(seed)
   model = tagger.Tagger(
     len(NAMES),
     frontend=features.LogMel(),

@@ -502,6 +502,15 @@ def test_a_mistake_in_a_flag_is_one_line(arguments, message):
     ("train.holdout_percent = 1", "holds out no clip of the 24 of split train"),
     ("Tagger.backbone = 'ResNet'", r"write Tagger.backbone = @ResNet\(\)"),
     ("train.num_epochs = 0", "num_epochs is 0; it must be .* at least 1"),
+    ("train.num_steps = 9", "num_epochs = 4 and train.num_steps = 9 are given"),
+    ("train.num_epochs = None", "none of train.num_epochs, train.num_steps, "),
+    ("train.learning_rate_scaling = 'log'", "'log': allowed are linear, sqrt"),
+    ("WarmupCosine.warmup_steps = 3", "warmup_epochs = 1 and .*steps = 3 are"),
+    ("train.epoch_clips = 7", "epoch_clips is 7; it must be .* at least 8"),
+    (
+      "Pipeline.sampler = @BalancedSampler",
+      r"write Pipeline.sampler = @BalancedSampler\(\)",
+    ),
     ("train.num_epochs = 1.5", "num_epochs is 1.5; .* whole number"),
     ("train.steps_per_loop = 2.0", "steps_per_loop is 2.0; .* whole number"),
     ("train.clip_norm = 0.0", "clip_norm is 0.0; it must be above 0"),
@@ -748,8 +757,16 @@ def test_fine_tuning_resets_what_was_about_the_bases_data(trained, tmp_path):
     "train.initial_checkpoint": "gone",
     "train.allow_other_features": True,
     "Pipeline.max_bad_records": 99,
+    "Pipeline.teacher": "theirs",
+    "Pipeline.teacher_weight": 0.5,
     "train.global_batch_size": 2048,
     "train.num_epochs": 500,
+    "train.num_steps": 50_000,
+    "train.num_draws": 10_000_000,
+    "train.epoch_clips": 200_000,
+    "train.learning_rate_scaling": "sqrt",
+    "WarmupCosine.warmup_steps": 1000,
+    "WarmupCosine.floor": 0.01,
     "train.steps_per_loop": 500,
     "train.base_learning_rate": 1e-6,
     "Tagger.freeze_backbone": True,
@@ -757,13 +774,16 @@ def test_fine_tuning_resets_what_was_about_the_bases_data(trained, tmp_path):
   base = tmp_path / "config.gin"
   lines = [f"{key} = {value!r}\n" for key, value in misled.items()]
   lines += ["train.schedule = @WarmupStep\n", "Tagger.loss = @MultiClass()\n"]
+  lines.append("Pipeline.sampler = @BalancedSampler()\n")
   base.write_text(path.read_text() + "".join(lines))
   gin_config.load([str(base), "gin/finetune.gin"])
   for key, value in misled.items():
     assert gin.query_parameter(key) != value, key
   assert str(gin.query_parameter("train.schedule")) == "@WarmupCosine"
   assert str(gin.query_parameter("Tagger.loss")) == "@MultiLabel()"
-  reset = {*misled, "train.schedule", "Tagger.loss"}
+  assert gin.query_parameter("Pipeline.sampler") is None
+  reset = {*misled, "train.schedule", "Tagger.loss", "Pipeline.sampler"}
+  reset -= {key for key in misled if key.startswith("WarmupCosine")}
   # The command line gives these.
   given = {"train.profile_steps", "train.data_workers"}
   assert names - given == reset | _LEFT

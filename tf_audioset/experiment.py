@@ -27,7 +27,14 @@ from tf_audioset.models import tagger as tagger_lib
 from tf_audioset.runtime import distribution, gin_config, messages
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import export
-from tf_audioset.training import augment, losses, optimizers, run_data, trainer  # noqa: F401
+from tf_audioset.training import (  # noqa: F401
+  augment,
+  durations,
+  losses,
+  optimizers,
+  run_data,
+  trainer,
+)
 from tf_audioset.training import run as run_lib
 from tf_audioset.training import workdir as workdir_lib
 from tf_audioset.weights import pretrained  # noqa: F401
@@ -54,8 +61,14 @@ class Experiment:
     schedule: (peak, steps_per_epoch, num_epochs) -> schedule.
     pipeline: Makes the batches.
     base_learning_rate: Peak for a batch of 256; scaled with the batch.
+    learning_rate_scaling: How: "linear", "sqrt" or "none".
     global_batch_size: Clips per step, over all replicas.
-    num_epochs: Passes over the training split.
+    num_epochs: Length of the run in epochs; or
+    num_steps: in steps; or
+    num_draws: in clips that are drawn. The model is validated after each epoch
+      and at the end.
+    epoch_clips: Clips that are drawn in an epoch, after which the model is
+      validated; None: as many as the training split has.
     steps_per_loop: Steps in one call of the compiled loop, and so between two
       lines of the log; an epoch's last loop may be shorter.
     checkpoint_steps: A checkpoint is saved after the loop that reaches the next
@@ -93,7 +106,11 @@ class Experiment:
   pipeline: pipeline_lib.Pipeline = gin.REQUIRED
   base_learning_rate: float = gin.REQUIRED
   global_batch_size: int = gin.REQUIRED
-  num_epochs: int = gin.REQUIRED
+  num_epochs: int | None = None
+  num_steps: int | None = None
+  num_draws: int | None = None
+  epoch_clips: int | None = None
+  learning_rate_scaling: str = "linear"
   steps_per_loop: int = 100
   checkpoint_steps: int = 500
   seed: int = 0
@@ -111,7 +128,6 @@ class Experiment:
 
   def __post_init__(self):
     for name, low, high in (
-      ("num_epochs", 1, None),
       ("steps_per_loop", 1, None),
       ("checkpoint_steps", 1, None),
       ("checkpoints_to_keep", 1, None),
@@ -121,9 +137,26 @@ class Experiment:
       ("training_percent", 1, 100),
     ):
       gin_config.check_integer(f"train.{name}", getattr(self, name), low, high)
+    for name, low in (
+      ("num_epochs", 1),
+      ("num_steps", 1),
+      ("num_draws", self.global_batch_size),
+      ("epoch_clips", self.global_batch_size),
+    ):
+      if getattr(self, name) is not None:
+        gin_config.check_integer(
+          f"train.{name}", getattr(self, name), low, None
+        )
+    durations.check_one(
+      "train",
+      num_epochs=self.num_epochs,
+      num_steps=self.num_steps,
+      num_draws=self.num_draws,
+    )
     for name, allowed in (
       ("exported", ("last", "best")),
       ("precision", _PRECISIONS),
+      ("learning_rate_scaling", optimizers.LEARNING_RATE_SCALINGS),
     ):
       gin_config.check_choice(f"train.{name}", getattr(self, name), allowed)
     gin_config.check_not_negative(
@@ -168,6 +201,22 @@ class Experiment:
       profile_steps=profile_steps,
       data_workers=data_workers,
     ).execute()
+
+  def steps_per_epoch(self, num_clips: int) -> int:
+    """Returns the steps in an epoch of a training split of `num_clips`."""
+    return durations.steps_per_epoch(
+      num_clips, self.global_batch_size, self.epoch_clips
+    )
+
+  def total_steps(self, steps_per_epoch: int) -> int:
+    """Returns the steps of the run."""
+    return durations.total_steps(
+      steps_per_epoch=steps_per_epoch,
+      batch_size=self.global_batch_size,
+      num_epochs=self.num_epochs,
+      num_steps=self.num_steps,
+      num_draws=self.num_draws,
+    )
 
   def splits(
     self, strategy: tf.distribute.Strategy, data_dir: str
@@ -229,9 +278,12 @@ class Experiment:
     with _policy(self.precision), strategy.scope():
       tagger = self._new_tagger(num_classes)
       rate = optimizers.scaled_learning_rate(
-        self.base_learning_rate, self.global_batch_size
+        self.base_learning_rate,
+        self.global_batch_size,
+        self.learning_rate_scaling,
       )
-      schedule = self.schedule(rate, steps_per_epoch, self.num_epochs)
+      num_epochs = self.total_steps(steps_per_epoch) / steps_per_epoch
+      schedule = self.schedule(rate, steps_per_epoch, num_epochs)
       optimizer = self.optimizer(schedule)
       optimizers.create_slots(optimizer, tagger.trained_variables)
       steps = trainer.Trainer(

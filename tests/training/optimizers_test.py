@@ -64,6 +64,45 @@ def test_the_learning_rate_scales_with_the_batch():
   assert optimizers.scaled_learning_rate(5e-4, 2048) == pytest.approx(4e-3)
 
 
+@pytest.mark.parametrize(
+  ("scaling", "expected"),
+  [("linear", 4e-3), ("sqrt", 2**0.5 * 1e-3), ("none", 5e-4)],
+)
+def test_the_learning_rate_scales_as_is_chosen(scaling, expected):
+  rate = optimizers.scaled_learning_rate(5e-4, 2048, scaling)
+  assert rate == pytest.approx(expected)
+  # Whatever the scaling, the base is for a batch of 256.
+  assert optimizers.scaled_learning_rate(5e-4, 256, scaling) == 5e-4
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.01, 0.5])
+def test_a_cosine_with_a_warmup_in_steps_ends_at_its_floor(floor):
+  schedule = optimizers.WarmupCosine(
+    4e-3, 100, num_epochs=200.5, warmup_steps=1050, floor=floor
+  )
+  steps = np.array([0, 1, 500, 1049, 1050, 1051, 8000, 20049, 20050, 30000])
+  progress = np.clip((steps - 1050) / (20050 - 1050), 0, 1)
+  cosine = floor + (1 - floor) * (1 + np.cos(np.pi * progress)) / 2
+  expected = 4e-3 * np.where(steps < 1050, steps / 1050, cosine)
+  actual = [schedule(tf.constant(step, tf.int64)).numpy() for step in steps]
+  np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_without_a_floor_the_cosine_is_to_the_bit_what_it_was():
+  schedule = optimizers.WarmupCosine(4e-3, 872, 50, warmup_epochs=10)
+  for step in (1, 8719, 8720, 30001, 43599):
+    epoch = tf.constant(step, tf.float32) / 872
+    progress = tf.minimum((epoch - 10) / 40, 1.0)
+    cosine = 0.5 * (1 + tf.cos(np.float32(np.pi) * progress))
+    expected = 4e-3 * (cosine if step >= 8720 else epoch / 10.0)
+    assert schedule(tf.constant(step, tf.int64)).numpy() == expected.numpy()
+
+
+def test_a_floor_above_the_peak_is_refused():
+  with pytest.raises(ValueError, match="WarmupCosine.floor is 1.0; allowed is"):
+    optimizers.WarmupCosine(1.0, 10, 5, warmup_epochs=1, floor=1.0)
+
+
 def test_a_warmup_as_long_as_the_run_is_refused():
   with pytest.raises(ValueError, match="warmup_epochs is 10"):
     optimizers.WarmupCosine(1.0, 100, num_epochs=10, warmup_epochs=10)
@@ -79,6 +118,20 @@ _STEPS = np.array([0, 1, 437, 871, 872, 5000, 8720, 8721, 17440, 30000, 43599])
 
 def _rates(schedule):
   return [schedule(tf.constant(step, tf.int64)).numpy() for step in _STEPS]
+
+
+def test_every_schedule_takes_a_warmup_in_steps():
+  more = {
+    optimizers.WarmupExponential: dict(decay_rate=0.9, decay_epochs=1),
+    optimizers.WarmupStep: dict(boundary_epochs=[20], decay_rate=0.1),
+  }
+  for kind in (optimizers.WarmupCosine, optimizers.WarmupConstant, *more):
+    values = dict(
+      peak=4e-3, steps_per_epoch=872, num_epochs=50, **more.get(kind, {})
+    )
+    by_epochs = kind(warmup_epochs=10, **values)
+    by_steps = kind(warmup_steps=8720, **values)
+    np.testing.assert_array_equal(_rates(by_epochs), _rates(by_steps))
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ r"""Shows what is in a folder of records.
   python tools/inspect_records.py DIR
   python tools/inspect_records.py DIR --split=train --play=12 --plot=12
   python tools/inspect_records.py DIR --validate
+  python tools/inspect_records.py DIR --sampling --gin_file=EXPERIMENT
 
 Without flags: clips, hours, lengths and the clips of each class, from the
 tables beside the records. --play and --plot take a clip's number in its split,
 from 0, or its id. --validate reads and decodes everything, compares it with the
 tables, names what is bad and exits with code 1 if anything is. The class list
 and what else dataset_info.json says is checked against its own digest, always.
+--sampling prints and draws (sampling.png) how often a training run of the
+experiment, with its Pipeline.sampler, would draw each class.
 """
 
 from __future__ import annotations
@@ -26,8 +29,19 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("split", None, "Only this one. Default: all.")
 flags.DEFINE_string("play", None, "Write this clip as a wav file.")
 flags.DEFINE_string("plot", None, "Draw this clip's log-mel as a PNG.")
-flags.DEFINE_string("output_dir", ".", "Where --play and --plot write.")
+flags.DEFINE_string(
+  "output_dir", ".", "Where --play, --plot and --sampling write."
+)
 flags.DEFINE_bool("validate", False, "Read and decode everything.")
+flags.DEFINE_bool(
+  "sampling", False, "Show what --gin_file draws of each class."
+)
+flags.DEFINE_multi_string(
+  "gin_file", [], "For --sampling: the experiment. Repeatable."
+)
+flags.DEFINE_multi_string(
+  "gin_bindings", [], "For --sampling: a line of gin. Repeatable."
+)
 
 # audax's records do not say; its and AudioSet's are 527.
 _MAX_CLASSES = 527
@@ -40,6 +54,11 @@ def main(arguments: list[str]) -> int:
     raise UserError(f"one folder at a time, not {len(arguments)}.")
   if FLAGS.plot is not None:
     cli.check_matplotlib("--plot")
+  if FLAGS.sampling:
+    _show_sampling(arguments[0])
+    return 0
+  if FLAGS.gin_file or FLAGS.gin_bindings:
+    raise UserError("--gin_file and --gin_bindings are for --sampling: add it.")
   # Imported late: a mistake in the flags is answered at once.
   from tf_audioset.data import prepared
 
@@ -62,6 +81,26 @@ def main(arguments: list[str]) -> int:
   if FLAGS.play is None and FLAGS.plot is None:
     _print_tables(data_dir, splits)
   return 0
+
+
+def _show_sampling(data_dir: str) -> None:
+  if not FLAGS.gin_file:
+    raise UserError("--sampling needs the experiment: --gin_file=FILE.")
+  if FLAGS.split or FLAGS.play or FLAGS.plot or FLAGS.validate:
+    raise UserError(
+      "--sampling shows the training split of an experiment, and nothing else: "
+      "leave out --split, --play, --plot and --validate."
+    )
+  cli.check_matplotlib("--sampling")
+  from tf_audioset.commands import inspect_sampling
+
+  os.makedirs(FLAGS.output_dir, exist_ok=True)
+  inspect_sampling.show(
+    data_dir,
+    FLAGS.gin_file,
+    FLAGS.gin_bindings,
+    os.path.join(FLAGS.output_dir, "sampling.png"),
+  )
 
 
 def _split_names(data_dir: str) -> list[str]:

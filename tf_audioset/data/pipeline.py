@@ -2,9 +2,10 @@
 """Shards to batches: order, crop, padding, batch.
 
 The training stream is one long sequence: a permutation of all clips, then
-another, and so on. Which clip is at position p of it, and the crop taken there,
-depend on the seed and p alone, so a run that starts at step s sees what one
-that never stopped would see, and reads nothing of what came before.
+another, and so on, unless a sampler orders it (sampling.py). Which clip is at
+position p of it, and the crop taken there, depend on the seed and p alone, so a
+run that starts at step s sees what one that never stopped would see, and reads
+nothing of what came before.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from tf_audioset.data import prepared, records
+from tf_audioset.data import prepared, records, sampling
+from tf_audioset.data import teacher as teacher_lib
 from tf_audioset.runtime import gin_config, randomness
 from tf_audioset.runtime.errors import UserError
 
@@ -29,6 +31,10 @@ _PARALLEL_READS = 64
 _GROUP = 64
 # The end of an endless stream.
 _FOREVER = 1 << 62
+_TEACHER_WEIGHT = 0.9
+# A process of --data_service gets its pipeline, with a teacher's scores in it,
+# as one message, of at most 2 GB.
+_MAX_SERVICE_BYTES = 1_500_000_000
 # Nothing here needs AutoGraph, which would take seconds to rewrite all of it.
 _as_written = tf.autograph.experimental.do_not_convert
 
@@ -73,6 +79,9 @@ class Pipeline:
     shuffle_clips: int = 2048,
     decoder: str = records.DECODERS[0],
     max_bad_records: int = 0,
+    sampler: sampling.BalancedSampler | None = None,
+    teacher: str = "",
+    teacher_weight: float | None = None,
   ):
     """Sets what is the same for all splits.
 
@@ -85,7 +94,15 @@ class Pipeline:
         "tfio" (in the graph, slowest).
       max_bad_records: Records that cannot be read or decoded are named, and
         another clip of the batch takes the place; a run goes on with so many in
-        an epoch. With 0 the first is an error, as always in evaluation.
+        an epoch, counting a clip each time it is drawn. With 0 the first is an
+        error, as always in evaluation.
+      sampler: Chooses the training clips; None: all of them in turn, in a
+        random order.
+      teacher: Table of scores of the training clips, which tools/teach.py
+        makes; empty: none. The targets of training are mixed from labels and
+        scores, see `teacher.py`.
+      teacher_weight: Share of the scores in the targets; None: 0.9, if there is
+        a teacher.
 
     Raises:
       UserError: If a value is not among those allowed.
@@ -113,6 +130,10 @@ class Pipeline:
     self.max_bad_records = max_bad_records
     self._shuffle_clips = shuffle_clips
     self._decoder = decoder
+    self.sampler = sampler
+    self._teacher_folder = teacher.rstrip("/")
+    self._teacher_weight = _checked_weight(teacher, teacher_weight)
+    self._loaded_teacher = None
 
   @_as_written
   def training(
@@ -145,13 +166,16 @@ class Pipeline:
       that were replaced, int32 scalar.
 
     Raises:
-      UserError: If the workers cannot read this split.
+      UserError: If the workers cannot read this split, the sampler does not
+        know its labels, or the teacher does not know its clips.
     """
     if workers and (split.index is None or self._decoder == "tfio"):
       raise UserError(
         "--data_service is for shards with an index, which compressed ones do "
         "not have, and for decoders other than tfio: leave the flag out."
       )
+    order = self._order(split, seed)
+    self._check_teacher_fits(workers, split)
     seed = tf.constant(seed, tf.int64)
     first_position = first_step * batch_size
     num_hosts, host, replicas = 1, 0, 1
@@ -164,9 +188,7 @@ class Pipeline:
       return randomness.uniform([], tf.stack([seed, position]))
 
     def batches(positions):
-      clips = _read(
-        split, positions, lambda p: clip_at(p, split.num_clips, seed), place
-      )
+      clips = _read(split, positions, order, place)
       return self._training_batches(clips, split, num_classes, batch_size)
 
     if split.index is None:
@@ -197,6 +219,58 @@ class Pipeline:
       )
     )
 
+  def remarks(self, split: prepared.Split) -> list[str]:
+    """Lines on the sampler and the teacher, for the log of a run.
+
+    Raises:
+      UserError: As `training`.
+    """
+    lines = [] if self.sampler is None else self.sampler.remarks(split)
+    teacher = self._teacher(split)
+    return lines if teacher is None else [*lines, teacher.about]
+
+  def fixed(self, split: prepared.Split) -> dict[str, str]:
+    """What must stay the same for a run to be continued, by name.
+
+    Raises:
+      UserError: As `training`.
+    """
+    teacher = self._teacher(split)
+    about = "none"
+    if teacher is not None:
+      about = f"{teacher.digest[:12]}, weight {self._teacher_weight:g}"
+    sampler = "none" if self.sampler is None else type(self.sampler).__name__
+    return {
+      "sampler": getattr(self.sampler, "about", sampler),
+      "teacher": about,
+    }
+
+  def _teacher(self, split) -> teacher_lib.Teacher | None:
+    """The teacher's scores of a split, which are read once."""
+    if not self._teacher_folder:
+      return None
+    digest = split.digest()
+    if self._loaded_teacher is None or self._loaded_teacher[0] != digest:
+      teacher = teacher_lib.Teacher(self._teacher_folder, split)
+      self._loaded_teacher = digest, teacher
+    return self._loaded_teacher[1]
+
+  def _check_teacher_fits(self, workers, split) -> None:
+    teacher = self._teacher(split)
+    if workers and teacher and teacher.num_bytes > _MAX_SERVICE_BYTES:
+      raise UserError(
+        f"--data_service: the teacher's scores, {teacher.num_bytes / 1e9:.1f} "
+        "GB, are too many for its processes: write a table of the best with "
+        "tools/teach.py --top_k=20, or leave the flag out."
+      )
+
+  def _order(self, split, seed):
+    """A function from positions of the training stream to clips."""
+    if self.sampler is not None:
+      return self.sampler.order(split, seed=seed)
+    seed = tf.constant(seed, tf.int64)
+    return lambda positions: clip_at(positions, split.num_clips, seed)
+
   @_as_written
   def training_ids(
     self, split: prepared.Split, *, batch_size: int, seed: int, step: int
@@ -208,7 +282,7 @@ class Pipeline:
     clips = _read(
       split,
       tf.data.Dataset.range(first, first + batch_size),
-      lambda p: clip_at(p, split.num_clips, seed),
+      self._order(split, seed),
     )
     ids = prepared.untuned(
       clips.map(lambda _, clip: records.parse_example(clip["record"])["id"])
@@ -250,11 +324,14 @@ class Pipeline:
 
   def _training_batches(self, clips, split, num_classes, batch_size):
     """Batches of (place, clip)."""
+    teacher = self._teacher(split)
 
     def examples(places, clips):
       _, waveforms, targets, errors = self._decode(
         clips, split, num_classes, places
       )
+      if teacher is not None:
+        targets = teacher.mixed(targets, clips["number"], self._teacher_weight)
       if not self.max_bad_records:
         with tf.control_dependencies(records.refuse(_with_remedy(errors))):
           return tf.identity(waveforms), targets
@@ -425,6 +502,23 @@ def clip_at(positions: tf.Tensor, num_clips: int, seed: tf.Tensor) -> tf.Tensor:
   )
 
 
+def _checked_weight(teacher: str, weight: float | None) -> float:
+  """The share of a teacher's scores in the targets."""
+  if weight is None:
+    return _TEACHER_WEIGHT
+  if not 0 < weight <= 1:
+    raise UserError(
+      f"Pipeline.teacher_weight is {weight}; allowed is above 0, to 1."
+    )
+  if not teacher:
+    raise UserError(
+      f"Pipeline.teacher_weight is {weight}, but Pipeline.teacher names no "
+      "table of scores: bind it to what tools/teach.py wrote, or leave the "
+      "weight out (None)."
+    )
+  return weight
+
+
 def _repeat(waveforms, lengths):
   """`pad` of the rows of a batch, each of its own length."""
   width = waveforms.shape[1]
@@ -450,9 +544,13 @@ def _read(split, positions, number, first=lambda position: position):
   Returns:
     Dataset of (first(position), clip), a clip being {"record": serialized,
     empty if it cannot be read; "file"; "offset": bytes before it; "id": empty
-    if only the record knows it}.
+    if only the record knows it; "number"}.
   """
   locate = split.locator()
+
+  def places(positions):
+    numbers = number(positions)
+    return positions, dict(locate(numbers), number=numbers)
 
   def read(position, place):
     record = prepared.read_record(place["file"], place["offset"])
@@ -461,7 +559,7 @@ def _read(split, positions, number, first=lambda position: position):
   # What can be computed for many at once costs a fraction.
   return (
     positions.batch(_GROUP)
-    .map(lambda p: (p, locate(number(p))))
+    .map(places)
     .unbatch()
     .map(read, num_parallel_calls=_PARALLEL_READS)
   )

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tf_audioset.runtime import gin_config, tf_internals
 from tf_audioset.runtime.errors import UserError
+from tf_audioset.training import durations
 
 # addons' are of the legacy kind.
 Optimizer = Union[
@@ -24,11 +25,27 @@ Optimizer = Union[
 ]
 
 
-def scaled_learning_rate(base: float, global_batch_size: int) -> float:
-  """The linear scaling rule: `base` is for a batch of 256.
+LEARNING_RATE_SCALINGS = ("linear", "sqrt", "none")
 
-  Reference: Goyal et al., "Accurate, Large Minibatch SGD", 2017.
+
+def scaled_learning_rate(
+  base: float, global_batch_size: int, scaling: str = "linear"
+) -> float:
+  """Returns the learning rate for a batch; `base` is for one of 256.
+
+  Args:
+    base: Learning rate.
+    global_batch_size: Clips per update.
+    scaling: "linear", in proportion to the batch; "sqrt", to its root, which
+      Adam's step suggests; or "none".
+
+  Reference: Goyal et al., "Accurate, Large Minibatch SGD", 2017; Malladi et
+  al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", 2022.
   """
+  if scaling == "none":
+    return base
+  if scaling == "sqrt":
+    return base * math.sqrt(global_batch_size / 256)
   return base * global_batch_size / 256
 
 
@@ -40,7 +57,8 @@ class _Warmup(tf.keras.optimizers.schedules.LearningRateSchedule):
     peak: float,
     steps_per_epoch: int,
     num_epochs: float,
-    warmup_epochs: float = gin.REQUIRED,
+    warmup_epochs: float | None = None,
+    warmup_steps: int | None = None,
   ):
     """Sets what the schedules have in common.
 
@@ -48,20 +66,23 @@ class _Warmup(tf.keras.optimizers.schedules.LearningRateSchedule):
       peak: Learning rate at the end of the warm-up.
       steps_per_epoch: Steps in an epoch.
       num_epochs: Where the curve ends, in epochs, warm-up included.
-      warmup_epochs: Where the peak is, in epochs.
+      warmup_epochs: Where the peak is, in epochs; or
+      warmup_steps: where it is, in steps.
 
     Raises:
-      UserError: If the warm-up is not shorter than the whole.
+      UserError: If not one of the two is given, or the warm-up is not shorter
+        than the whole.
     """
-    if not 0 <= warmup_epochs < num_epochs:
-      raise UserError(
-        f"{type(self).__name__}.warmup_epochs is {warmup_epochs}; it must be "
-        f"at least 0 and below train.num_epochs, {num_epochs}."
-      )
     self._peak = peak
     self._steps_per_epoch = steps_per_epoch
     self._num_epochs = num_epochs
-    self._warmup_epochs = warmup_epochs
+    self._warmup_epochs = durations.warmup_epochs(
+      type(self).__name__,
+      steps_per_epoch=steps_per_epoch,
+      num_epochs=num_epochs,
+      warmup_epochs=warmup_epochs,
+      warmup_steps=warmup_steps,
+    )
 
   def __call__(self, step: tf.Tensor) -> tf.Tensor:
     """float32 scalar for the update from `step` (from 0) to `step` + 1."""
@@ -81,15 +102,44 @@ class _Warmup(tf.keras.optimizers.schedules.LearningRateSchedule):
 
 @gin.register
 class WarmupCosine(_Warmup):
-  """Linear from 0 to the peak, then half a cosine down to 0.
+  """Linear from 0 to the peak, then half a cosine down to a floor.
 
   Reference: Loshchilov and Hutter, "SGDR", 2017, without restarts.
   """
 
+  def __init__(
+    self,
+    peak: float,
+    steps_per_epoch: int,
+    num_epochs: float,
+    warmup_epochs: float | None = None,
+    warmup_steps: int | None = None,
+    floor: float = 0.0,
+  ):
+    """Sets the curve.
+
+    Args:
+      peak: Learning rate at the end of the warm-up.
+      steps_per_epoch: Steps in an epoch.
+      num_epochs: Where the floor is reached, in epochs, warm-up included.
+      warmup_epochs: Where the peak is, in epochs; or
+      warmup_steps: where it is, in steps.
+      floor: The share of the peak at the end.
+
+    Raises:
+      UserError: If not one of the two is given, the warm-up is not shorter than
+        the whole, or the floor is not in [0, 1).
+    """
+    super().__init__(
+      peak, steps_per_epoch, num_epochs, warmup_epochs, warmup_steps
+    )
+    self._floor = gin_config.check_share("WarmupCosine.floor", floor)
+
   def _factor(self, epoch):
     length = self._num_epochs - self._warmup_epochs
     progress = tf.minimum((epoch - self._warmup_epochs) / length, 1.0)
-    return 0.5 * (1 + tf.cos(math.pi * progress))
+    factor = 0.5 * (1 + tf.cos(math.pi * progress))
+    return self._floor + (1 - self._floor) * factor
 
 
 @gin.register
@@ -109,22 +159,26 @@ class WarmupExponential(_Warmup):
     peak: float,
     steps_per_epoch: int,
     num_epochs: float,
-    warmup_epochs: float = gin.REQUIRED,
+    warmup_epochs: float | None = None,
     decay_rate: float = gin.REQUIRED,
     decay_epochs: float = gin.REQUIRED,
+    warmup_steps: int | None = None,
   ):
-    """Sets the curve; the first four are as in `WarmupCosine`.
+    """Sets the curve.
 
     Args:
       peak: Learning rate at the end of the warm-up.
       steps_per_epoch: Steps in an epoch.
       num_epochs: Length of the run, in epochs.
-      warmup_epochs: Where the peak is, in epochs.
+      warmup_epochs: Where the peak is, in epochs; or `warmup_steps`.
       decay_rate: The rate is multiplied by this every `decay_epochs`,
         continuously.
       decay_epochs: In epochs.
+      warmup_steps: Where the peak is, in steps.
     """
-    super().__init__(peak, steps_per_epoch, num_epochs, warmup_epochs)
+    super().__init__(
+      peak, steps_per_epoch, num_epochs, warmup_epochs, warmup_steps
+    )
     self._decay_rate = decay_rate
     self._decay_epochs = decay_epochs
 
@@ -143,21 +197,25 @@ class WarmupStep(_Warmup):
     peak: float,
     steps_per_epoch: int,
     num_epochs: float,
-    warmup_epochs: float = gin.REQUIRED,
+    warmup_epochs: float | None = None,
     boundary_epochs: Sequence[float] = gin.REQUIRED,
     decay_rate: float = gin.REQUIRED,
+    warmup_steps: int | None = None,
   ):
-    """Sets the curve; the first four are as in `WarmupCosine`.
+    """Sets the curve.
 
     Args:
       peak: Learning rate at the end of the warm-up.
       steps_per_epoch: Steps in an epoch.
       num_epochs: Length of the run, in epochs.
-      warmup_epochs: Where the peak is, in epochs.
+      warmup_epochs: Where the peak is, in epochs; or `warmup_steps`.
       boundary_epochs: From each of these on, in epochs, the rate is ...
       decay_rate: ... multiplied by this once more.
+      warmup_steps: Where the peak is, in steps.
     """
-    super().__init__(peak, steps_per_epoch, num_epochs, warmup_epochs)
+    super().__init__(
+      peak, steps_per_epoch, num_epochs, warmup_epochs, warmup_steps
+    )
     self._boundary_epochs = tuple(boundary_epochs)
     self._decay_rate = decay_rate
 

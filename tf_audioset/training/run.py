@@ -63,7 +63,7 @@ class Run:
       self._begin_reports(step)
       batches = self._batches(step)
       while True:
-        if step and step % self._steps_per_epoch == 0:
+        if step and self._ends_epoch(step):
           # Saved already: after a stop in here, it is made again.
           self._validate(step)
           self._bad_records.assign(0)
@@ -92,10 +92,8 @@ class Run:
     self._data = experiment.splits(strategy, self._data_dir)
     self._training = self._data.training
     self._validation = self._data.validation
-    self._steps_per_epoch = max(
-      1, self._training.num_clips // experiment.global_batch_size
-    )
-    self._total_steps = self._steps_per_epoch * experiment.num_epochs
+    self._steps_per_epoch = experiment.steps_per_epoch(self._training.num_clips)
+    self._total_steps = experiment.total_steps(self._steps_per_epoch)
     self._parts = experiment.build(
       strategy,
       num_classes=len(self._training.classes),
@@ -106,6 +104,7 @@ class Run:
       self._parts.tagger.loss_function,
       needs_metrics=experiment.exported == "best",
     )
+    self._remarks += experiment.pipeline.remarks(self._training)
     with strategy.scope():
       self._best_map = tf.Variable(-1.0, trainable=False)
       self._best_step = tf.Variable(0, trainable=False, dtype=tf.int64)
@@ -180,6 +179,7 @@ class Run:
       "training clips": self._training.num_clips,
       "training data": self._training.digest(),
       "validation data": self._validation.digest(),
+      **self._experiment.pipeline.fixed(self._training),
     }
 
   def _open_workdir(self) -> None:
@@ -221,7 +221,7 @@ class Run:
     self._report.say(f"validation: {self._data.about}")
     for line in self._remarks:
       self._report.say(line)
-    if self._training.num_clips < batch_size:
+    if self._training.num_clips < batch_size and not experiment.epoch_clips:
       self._report.say(
         f"warning: a batch of {batch_size} clips is more than the "
         f"{self._training.num_clips} there are: an epoch is one step, in which "
@@ -269,7 +269,12 @@ class Run:
   def _steps_to(self, step: int) -> int:
     """Returns how many steps the loop after `step` has."""
     left = self._steps_per_epoch - step % self._steps_per_epoch
+    left = min(left, self._total_steps - step)
     return min(self._experiment.steps_per_loop, left)
+
+  def _ends_epoch(self, step: int) -> bool:
+    """Returns whether an epoch ends with a step; the last may be shorter."""
+    return step % self._steps_per_epoch == 0 or step == self._total_steps
 
   def _train(self, batches, step: int, num_steps: int) -> dict:
     with self._profiled(step, step + num_steps):
@@ -319,7 +324,7 @@ class Run:
 
   def _is_checkpoint_due(self, begin: int, end: int) -> bool:
     every = self._experiment.checkpoint_steps
-    return end // every > begin // every or end % self._steps_per_epoch == 0
+    return end // every > begin // every or self._ends_epoch(end)
 
   def _save(self, step: int) -> None:
     if not self._parts.trainer.is_finite():
@@ -329,7 +334,7 @@ class Run:
 
   def _validate(self, step: int) -> None:
     """Scores the validation clips; saves the model if it is the best so far."""
-    epoch = step // self._steps_per_epoch
+    epoch = -(-step // self._steps_per_epoch)
     result, thresholds, f1, loss = self._evaluator.evaluate(
       self._report.validating
     )
@@ -349,7 +354,8 @@ class Run:
       self._best_map.assign(mean_ap)
       self._best_step.assign(step)
       self._best.save(step)
-    every = max(1, self._experiment.num_epochs // _NUM_PICTURES)
+    num_epochs = self._total_steps // self._steps_per_epoch
+    every = max(1, num_epochs // _NUM_PICTURES)
     # Without an index, all clips before these would be read.
     can_seek = self._training.index is not None
     if epoch % every == 0 and can_seek and step < self._total_steps:
