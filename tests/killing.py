@@ -31,6 +31,7 @@ _BINDINGS = (
   *small.BINDINGS,
   "train.num_epochs = 24",
   "train.steps_per_loop = 2",
+  "train.average_share = 0.2",  # Its average has to be continued as well.
 )
 
 

@@ -60,7 +60,7 @@ def loop_hlo(
     HLO as text, or a serialized HloModuleProto.
   """
   run = experiment.Experiment()
-  trainer, _, _ = run.build(
+  trainer, *_ = run.build(
     tf.distribute.OneDeviceStrategy("/cpu:0"), num_classes=num_classes
   )
   shape = [num_steps, run.global_batch_size]
@@ -81,7 +81,7 @@ def front_end_hlo(*, stage: str = "hlo_serialized") -> str | bytes:
     As `loop_hlo`.
   """
   run = experiment.Experiment()
-  _, tagger, _ = run.build(
+  _, tagger, *_ = run.build(
     tf.distribute.OneDeviceStrategy("/cpu:0"), num_classes=1
   )
   features = tf.function(

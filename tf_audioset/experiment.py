@@ -29,6 +29,7 @@ from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import export
 from tf_audioset.training import (  # noqa: F401
   augment,
+  averaging,
   durations,
   losses,
   optimizers,
@@ -48,6 +49,7 @@ class Parts(NamedTuple):
   trainer: trainer.Trainer
   tagger: tagger_lib.Tagger
   optimizer: optimizers.Optimizer
+  average: averaging.Average | None
 
 
 @gin.configurable("train")
@@ -93,6 +95,9 @@ class Experiment:
     checkpoints_to_keep: The number of newest checkpoints that stay.
     exported: "last" or "best" (by validation mAP, which then is no longer an
       unbiased estimate).
+    average_share: If given, the exponential moving average of the weights is
+      validated as well, and exported; its horizon is this share of the run's
+      steps. See `averaging.Average`.
 
   Raises:
     UserError: If a value is not among those allowed.
@@ -125,6 +130,7 @@ class Experiment:
   allow_other_features: bool = False
   checkpoints_to_keep: int = 3
   exported: str = "last"
+  average_share: float | None = None
 
   def __post_init__(self):
     for name, low, high in (
@@ -167,6 +173,7 @@ class Experiment:
         f"train.clip_norm is {self.clip_norm}; it must be above 0, or None: "
         "never."
       )
+    averaging.check_share(self.average_share)
 
   def run(
     self,
@@ -282,10 +289,18 @@ class Experiment:
         self.global_batch_size,
         self.learning_rate_scaling,
       )
-      num_epochs = self.total_steps(steps_per_epoch) / steps_per_epoch
+      total_steps = self.total_steps(steps_per_epoch)
+      num_epochs = total_steps / steps_per_epoch
       schedule = self.schedule(rate, steps_per_epoch, num_epochs)
       optimizer = self.optimizer(schedule)
       optimizers.create_slots(optimizer, tagger.trained_variables)
+      average = None
+      if self.average_share is not None:
+        average = averaging.Average(
+          tagger,
+          self._new_tagger(num_classes),
+          self.average_share * total_steps,
+        )
       steps = trainer.Trainer(
         strategy,
         tagger,
@@ -294,13 +309,14 @@ class Experiment:
         seed=self.seed,
         clip_norm=self.clip_norm,
         accumulate_steps=self.accumulate_steps,
+        average=average,
       )
-    return Parts(steps, tagger, optimizer)
+    return Parts(steps, tagger, optimizer, average)
 
   def restored_tagger(
     self, checkpoint: str, num_classes: int, precision: str | None = None
   ) -> tagger_lib.Tagger:
-    """Builds a tagger with the weights of a checkpoint.
+    """Builds a tagger with the weights, or averaged weights, of a checkpoint.
 
     Args:
       checkpoint: Path of a checkpoint of this experiment.
@@ -312,9 +328,10 @@ class Experiment:
     """
     with _policy(precision or self.precision):
       tagger = self._new_tagger(num_classes)
+    name = "model" if self.average_share is None else averaging.NAME
     with messages.naming_broken(checkpoint):
       try:
-        tf.train.Checkpoint(model=tagger).restore(
+        tf.train.Checkpoint(**{name: tagger}).restore(
           checkpoint
         ).expect_partial().assert_existing_objects_matched()
       except (AssertionError, ValueError, tf.errors.OpError) as e:

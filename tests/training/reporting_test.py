@@ -50,7 +50,7 @@ def test_accuracy_is_told_where_each_clip_has_one_label(tmp_path, capsys):
   scores = np.array([[0.1, 0.9], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]])
   one = np.eye(2)[[1, 0, 0, 0]]
   for step, targets in enumerate((one, np.ones_like(one)), start=1):
-    report.epoch(step, step, metrics.evaluate(scores, targets), 0.25)
+    report.epoch(step, step, (metrics.evaluate(scores, targets), 0.25))
   first, second = capsys.readouterr().out.splitlines()
   assert first.endswith("  loss 0.2500  accuracy 0.7500")
   assert "accuracy" not in second

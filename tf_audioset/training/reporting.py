@@ -20,6 +20,8 @@ from tf_audioset.evaluation import metrics
 from tf_audioset.runtime import messages, storage, tf_internals
 from tf_audioset.training import dashboard
 
+# What a row says of the averaged weights.
+AVERAGED = "averaged"
 _METRICS_FILE = "metrics.jsonl"
 _SUMMARIES = "summaries"
 # TensorBoard's names for what is not called as in metrics.jsonl: what is about
@@ -81,6 +83,7 @@ class Report:
     self._train = _event_file(workdir, "train", first_step + 1)
     # A validation at the first step is made again.
     self._validation = _event_file(workdir, "validation", first_step)
+    self._averaged = None  # Made when it is needed.
 
   def say(self, line: str) -> None:
     """A line that stays."""
@@ -139,36 +142,41 @@ class Report:
       )
 
   def epoch(
-    self, step: int, epoch: int, result: metrics.Metrics, loss: float
+    self,
+    step: int,
+    epoch: int,
+    validated: tuple[metrics.Metrics, float],
+    averaged: tuple[metrics.Metrics, float] | None = None,
   ) -> None:
-    """Reports the validation after an epoch, whose mean loss is `loss`."""
-    summary = result.summary()
-    self._last = {
-      "step": step,
-      "epoch": epoch,
-      "validation_loss": loss,
-      **summary,
-    }
+    """Reports the validation after an epoch.
+
+    Args:
+      step: After which.
+      epoch: Of the run.
+      validated: What the weights reach, and the mean of their losses.
+      averaged: What the averaged weights reach, if there are such.
+    """
+    result, loss = validated
+    self._last = {"step": step, "epoch": epoch, **_row(result, loss)}
+    if averaged is not None:
+      self._last[AVERAGED] = _row(*averaged)
     if not self._is_chief:
       return
     with self._validation.as_default(step):
-      tf.summary.scalar("loss", loss)  # Beside that of training.
-      for name in ("mAP", "mAUC", "dprime"):
-        tf.summary.scalar(name, summary[name])
-      if result.is_single_label:
-        tf.summary.scalar("accuracy", summary["top1"])
+      _write_scalars(result, loss)
       dashboard.write_classes(result, self._names, self._ap)
     self._ap = result.average_precision
     self._append(self._last)
+    self.say(f"epoch {epoch}, step {step}: {_line(result, loss)}")
+    if averaged is not None:
+      if self._averaged is None:
+        self._averaged = _event_file(self._workdir, "validation_averaged", step)
+      with self._averaged.as_default(step):
+        _write_scalars(*averaged)
+      self._averaged.flush()
+      self.say(f"  averaged weights: {_line(*averaged)}")
     self._train.flush()
     self._validation.flush()
-    line = (
-      f"epoch {epoch}, step {step}: mAP {summary['mAP']:.4f}  "
-      f"mAUC {summary['mAUC']:.4f}  d' {summary['dprime']:.4f}  loss {loss:.4f}"
-    )
-    if result.is_single_label:
-      line += f"  accuracy {summary['top1']:.4f}"
-    self.say(line)
 
   def config(self, text: str) -> None:
     """Shows the operative config of this start in TensorBoard."""
@@ -227,6 +235,31 @@ class Report:
   def _append(self, row) -> None:
     with tf.io.gfile.GFile(self._metrics, "a") as file:
       file.write(storage.to_json(row) + "\n")
+
+
+def _row(result: metrics.Metrics, loss: float) -> dict[str, float]:
+  return {"validation_loss": loss, **result.summary()}
+
+
+def _line(result: metrics.Metrics, loss: float) -> str:
+  summary = result.summary()
+  line = (
+    f"mAP {summary['mAP']:.4f}  mAUC {summary['mAUC']:.4f}  "
+    f"d' {summary['dprime']:.4f}  loss {loss:.4f}"
+  )
+  if result.is_single_label:
+    line += f"  accuracy {summary['top1']:.4f}"
+  return line
+
+
+def _write_scalars(result: metrics.Metrics, loss: float) -> None:
+  """Writes a validation to TensorBoard."""
+  summary = result.summary()
+  tf.summary.scalar("loss", loss)  # Beside that of training.
+  for name in ("mAP", "mAUC", "dprime"):
+    tf.summary.scalar(name, summary[name])
+  if result.is_single_label:
+    tf.summary.scalar("accuracy", summary["top1"])
 
 
 def validations(workdir: str) -> dict[int, dict[str, float]]:

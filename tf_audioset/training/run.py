@@ -16,6 +16,7 @@ from tf_audioset.runtime import distribution, gin_config
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import export
 from tf_audioset.training import (
+  averaging,
   checkpoints,
   dashboard,
   preemption,
@@ -115,19 +116,22 @@ class Run:
 
   def _restore(self) -> int:
     """Restores the last checkpoint or starts anew; returns the step."""
-    _, tagger, optimizer = self._parts
+    _, tagger, optimizer, average = self._parts
     if self._is_chief:
       self._workdir.lock()  # What follows mends what it finds.
+    models = {"model": tagger}
+    if average is not None:
+      models[averaging.NAME] = average.tagger
     self._newest = self._checkpoints(
       "checkpoints",
       self._experiment.checkpoints_to_keep,
-      model=tagger,
+      **models,
       optimizer=optimizer,
       best_map=self._best_map,
       best_step=self._best_step,
       bad_records=self._bad_records,
     )
-    self._best = self._checkpoints("best", 1, model=tagger)
+    self._best = self._checkpoints("best", 1, **models)
     if self._newest.newest:
       self._workdir.refuse_changes(self._fixed())
       self._workdir.show_changes()
@@ -147,6 +151,8 @@ class Run:
         "Tagger.freeze_backbone is True, but the weights are random: give "
         "those to start from with --init_from."
       )
+    if self._restored is None and average is not None:
+      average.begin()
     step = int(optimizer.iterations.numpy())
     if not distribution.is_same_in_all(self._strategy, step):
       raise UserError(
@@ -172,6 +178,7 @@ class Run:
     classes = json.dumps(self._training.classes.to_json())
     return {
       "model": workdir.model_of(tagger),
+      "weight averaging": "off" if self._parts.average is None else "on",
       "number of classes": len(self._training.classes),
       "class list": hashlib.sha256(classes.encode()).hexdigest()[:12],
       "global batch size": self._experiment.global_batch_size,
@@ -191,14 +198,19 @@ class Run:
     experiment, strategy = self._experiment, self._strategy
     num_classes = len(self._training.classes)
     batch_size = experiment.global_batch_size
-    self._evaluator = scoring.Evaluator(
-      strategy,
-      self._parts.tagger,
-      experiment.pipeline,
-      self._validation,
-      num_classes=num_classes,
-      batch_size=batch_size,
-    )
+    average = self._parts.average
+    taggers = [self._parts.tagger, *([average.tagger] if average else [])]
+    self._evaluators = [
+      scoring.Evaluator(
+        strategy,
+        tagger,
+        experiment.pipeline,
+        self._validation,
+        num_classes=num_classes,
+        batch_size=batch_size,
+      )
+      for tagger in taggers
+    ]
     self._report = reporting.Report(
       self._workdir.path,
       total_steps=self._total_steps,
@@ -333,12 +345,16 @@ class Run:
     self._report.saved()
 
   def _validate(self, step: int) -> None:
-    """Scores the validation clips; saves the model if it is the best so far."""
+    """Scores the validation clips; saves the model if it is the best so far.
+
+    Where the weights are averaged, the raw ones are reported as well.
+    """
     epoch = -(-step // self._steps_per_epoch)
-    result, thresholds, f1, loss = self._evaluator.evaluate(
-      self._report.validating
+    results = [x.evaluate(self._report.validating) for x in self._evaluators]
+    self._report.epoch(
+      step, epoch, *((result, loss) for result, _, _, loss in results)
     )
-    self._report.epoch(step, epoch, result, loss)
+    result, thresholds, f1, _ = results[-1]  # Of what would be exported.
     if self._is_chief:
       self._workdir.write_thresholds(
         step, self._validation.num_clips, thresholds, f1

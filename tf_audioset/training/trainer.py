@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from tf_audioset.runtime import randomness
-from tf_audioset.training import optimizers
+from tf_audioset.training import averaging, optimizers
 
 
 class Trainer:
@@ -25,6 +25,7 @@ class Trainer:
     clip_norm: float | None = None,
     accumulate_steps: int = 1,
     jit_compile: bool = False,
+    average: averaging.Average | None = None,
   ):
     """Holds what a step needs.
 
@@ -40,6 +41,7 @@ class Trainer:
         memory; docs/tpu.md has figures.
       jit_compile: Compile the step with XLA. A TPU does so in any case; on a
         CPU it slows convolutions down.
+      average: Follows the tagger's variables; created in the strategy's scope.
     """
     self._strategy = strategy
     self._tagger = tagger
@@ -48,6 +50,7 @@ class Trainer:
     self._seed = seed
     self._clip_norm = clip_norm
     self._num_parts = accumulate_steps
+    self._average = average
     self._step = tf.function(
       self._step, autograph=False, jit_compile=jit_compile or None
     )
@@ -180,6 +183,8 @@ class Trainer:
       for v in self._tagger.variables
       if v.aggregation == tf.VariableAggregation.MEAN
     ]
+    if self._average is not None:
+      own += self._average.own
 
     def average():
       context = tf.distribute.get_replica_context()
@@ -198,7 +203,8 @@ class Trainer:
     waveforms, targets, *num_bad = batch  # The last only if some are allowed.
     context = tf.distribute.get_replica_context()
     variables = self._tagger.trained_variables
-    step = tf.cast(self._optimizer.iterations, tf.int64)
+    # A cast alone would be the variable itself, which the update changes.
+    step = tf.identity(tf.cast(self._optimizer.iterations, tf.int64))
     loss, gradients = self._summed_gradients(
       waveforms, targets, step, variables
     )
@@ -220,6 +226,8 @@ class Trainer:
     if self._clip_norm is not None:
       gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, norm)
     optimizers.apply_summed_gradients(self._optimizer, gradients, variables)
+    if self._average is not None:
+      self._average.update(step)
 
   def _summed_gradients(self, waveforms, targets, step, variables):
     """Loss and gradients of this replica's share of the global batch."""

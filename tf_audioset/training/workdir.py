@@ -168,8 +168,13 @@ def thresholds_of(checkpoint: str, workdir: str) -> dict | None:
 
 
 def validation_of(checkpoint: str, workdir: str) -> dict[str, float] | None:
-  """Returns the validation of a checkpoint, if it is one of this run's."""
-  return reporting.validations(workdir).get(_step_of(checkpoint, workdir))
+  """Returns the validation of a checkpoint, if it is one of this run's.
+
+  Where the weights were averaged, it is that of the averaged ones, which are
+  those that are exported.
+  """
+  row = reporting.validations(workdir).get(_step_of(checkpoint, workdir))
+  return row and {**row, **row.get(reporting.AVERAGED, {})}
 
 
 def read_run(workdir: str) -> tuple[labels.ClassList, str]:

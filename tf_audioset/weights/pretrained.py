@@ -69,12 +69,14 @@ def load(
     keys = [f"model_variables/{i}" for i in range(len(names))]
     there = [key for key in shapes if key.startswith("model_variables/")]
   else:
-    keys = [f"model/{name}" for name in names]
-    there = [
-      key
-      for key in shapes
-      if key.startswith(("model/frontend/", "model/backbone/", "model/head/"))
-    ]
+    # What a run with averaged weights would export are these.
+    has_average = any(key.startswith("average/") for key in shapes)
+    root = "average" if has_average else "model"
+    keys = [f"{root}/{name}" for name in names]
+    parts = tuple(
+      f"{root}/{part}/" for part in ("frontend", "backbone", "head")
+    )
+    there = [key for key in shapes if key.startswith(parts)]
   num_classes = shapes.get(keys[-1], [0])[-1]
   _check_shapes(path, tagger, names, keys, there, shapes)
   about = _compare_features(
