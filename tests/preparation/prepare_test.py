@@ -323,7 +323,7 @@ def test_every_row_is_accounted_for(tmp_path):
 
 def test_what_is_no_file_costs_one_row(tmp_path, monkeypatch):
   """Pipes would wait for ever; other errors would end the run."""
-  clips = _clips(tmp_path / "in", 9)
+  clips = _clips(tmp_path / "in", 11)
   places = [pathlib.Path(clip.path) for clip in clips]
   for place in places[:5]:
     place.unlink()
@@ -334,6 +334,8 @@ def test_what_is_no_file_costs_one_row(tmp_path, monkeypatch):
   long = str(tmp_path / ("x" * 300 + ".wav"))
   clips[4] = clip_lists.Clip("clip4", long, (0,))
   clips[5] = clip_lists.Clip("clip5", f"{places[6]}/x.wav", (0,))
+  clips[8] = clip_lists.Clip("clip8", "http://x.invalid/a.wav", (0,))
+  clips[9] = clip_lists.Clip("clip9", "gs://no_bucket", (0,))
   read = audio.read
 
   def answer(path, **kwargs):
@@ -359,6 +361,9 @@ def test_what_is_no_file_costs_one_row(tmp_path, monkeypatch):
       "clip3": "Too many levels of symbolic links",
       "clip4": "File name too long",
       "clip7": "Permission denied",
+      "clip8": "File system scheme 'http' not implemented (file: "
+      "'http://x.invalid/a.wav')",
+      "clip9": named["undecodable"]["clip9"],
     },
   }
   assert said["written"] == 1

@@ -83,6 +83,7 @@ def test_quotes_in_comments_do_not_count(tmp_path):
   ("content", "message"),
   [
     (b"a,b\nc\0,d\n", "list.csv, line 2: holds a NUL byte"),
+    ("a,b".encode("utf-16-le"), "line 1: holds a NUL byte: is it UTF-16"),
     (b"a,b\nc,caf\xe9\n", "cannot be read: line 2 is not UTF-8: save .* UTF-8"),
     ("a,b".encode("utf-16"), "cannot be read: line 1 is UTF-16: save .* UTF-8"),
     ("x" * 200_000, "list.csv: cannot be read: field larger"),
@@ -91,6 +92,11 @@ def test_quotes_in_comments_do_not_count(tmp_path):
 def test_what_is_no_text_is_refused(tmp_path, content, message):
   with pytest.raises(ValueError, match=message):
     _read(tmp_path, content)
+
+
+def test_a_device_without_an_end_is_not_read():
+  with pytest.raises(ValueError, match="^/dev/zero: cannot be read: it is a "):
+    tables.read("/dev/zero")
 
 
 def test_what_cannot_be_opened_is_refused(tmp_path):

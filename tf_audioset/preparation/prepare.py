@@ -588,11 +588,14 @@ def _remove(folder: str) -> None:
       return
 
 
-# Of a bucket; other errors are the bucket's, not the file's.
+# Of a bucket; other errors are the bucket's, not the file's. The last two are
+# of a path that no file system here can have.
 _REFUSED = (
   tf.errors.NotFoundError,
   tf.errors.PermissionDeniedError,
   tf.errors.FailedPreconditionError,
+  tf.errors.UnimplementedError,
+  tf.errors.InvalidArgumentError,
 )
 
 

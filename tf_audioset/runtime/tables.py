@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -95,7 +97,10 @@ def read(
     lines = ["" if line.startswith("#") else line for line in lines]
   number = next((i for i, x in enumerate(lines, start=1) if "\0" in x), None)
   if number is not None:
-    raise UserError(f"{path}, line {number}: holds a NUL byte.")
+    raise UserError(
+      f"{path}, line {number}: holds a NUL byte: is it UTF-16? Save the "
+      "file as UTF-8."
+    )
   if separator is None:
     first = next((line for line in lines if line.strip()), "")
     separator = _recognised(first, is_right)
@@ -158,6 +163,9 @@ def read_text(path: str) -> str:
       with tf.io.gfile.GFile(path, "rb") as file:
         content = file.read()
     else:
+      mode = os.stat(path).st_mode
+      if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{path}: cannot be read: it is a device or a socket")
       with open(path, "rb") as file:  # TensorFlow's reads nothing from a pipe.
         content = file.read()
     text = content.decode("utf-8-sig")  # Excel's has a mark in front.
