@@ -26,7 +26,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_audioset.kernels import pooling
+from tf_audioset.kernels import choice, pooling
 from tf_audioset.runtime import tf_internals
 
 # Up to this width of what it makes, a convolution is quicker as a product.
@@ -137,12 +137,7 @@ def _silu(x):
 
 def applies(training: bool) -> bool:
   """Whether what is being built will train on a CPU, not compiled by XLA."""
-  return (
-    training
-    and not tf.executing_eagerly()
-    and not tf.config.list_logical_devices("GPU")
-    and not in_xla()
-  )
+  return choice.engine(tf.float32, training) == choice.CPU
 
 
 def in_xla() -> bool:

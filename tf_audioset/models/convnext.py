@@ -9,11 +9,10 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.kernels import cpu, pooling
+from tf_audioset.kernels import cpu, gelu, ops, pooling
 from tf_audioset.models import (
   convolution,
   depthwise,
-  gelu,
   stochastic,
   weights,
 )
@@ -161,13 +160,12 @@ class _Block(tf.keras.layers.Layer):
     shape = tf.shape(x)
     x = self.depthwise(x, training=training)
     x = self.norm(x, training=training)
-    # Of a matrix's product, a CPU makes bias and GELU in one go.
-    x = self.widen(tf.reshape(x, [-1, self._channels]), training=training)
-    if training:
-      x = cpu.elementwise(self._gelu, x, training=True)
-      x = self.narrow(x, training=True) * tf.cast(self.scale, x.dtype)
+    x = self.widen(ops.positions(x, training=training), training=training)
+    x = cpu.elementwise(self._gelu, x, training=training)
+    if ops.scales_weights(x, training=training):
+      x = self.narrow(x, scale=self.scale, training=training)
     else:
-      x = self.narrow(self._gelu(x), scale=self.scale)
+      x = self.narrow(x, training=training) * tf.cast(self.scale, x.dtype)
     return tf.reshape(x, shape)
 
 
@@ -175,10 +173,12 @@ class _LayerNorm(tf.keras.layers.LayerNormalization):
   """Keras's, over the last axis."""
 
   def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-    if cpu.applies(training):
-      return cpu.layer_norm(inputs, self.gamma, self.beta, self.epsilon)
-    if not weights.are_kept():
-      return super().call(inputs)
+    plain = self._exported if weights.are_kept() else super().call
+    return ops.layer_norm(
+      inputs, self.gamma, self.beta, self.epsilon, plain, training=training
+    )
+
+  def _exported(self, inputs):
     # TensorFlow's optimizer makes one operation of oneDNN of this: of a matrix,
     # a batch norm in training whose channels are the rows, and factors and
     # offsets. It has to be told the shapes of variables.
@@ -204,7 +204,7 @@ class _LayerNorm(tf.keras.layers.LayerNormalization):
 
 
 class _Dense(weights.FullPrecision, tf.keras.layers.Dense):
-  """Keras's, of a matrix."""
+  """Keras's, of a matrix or of `ops.positions`."""
 
   def call(self, x, scale=None, training=False):
     """With its outputs times `scale`, if given."""
@@ -219,7 +219,7 @@ class _Dense(weights.FullPrecision, tf.keras.layers.Dense):
     )
     # For TensorFlow to join it with the product and GELU, in an export.
     bias = tf.ensure_shape(bias, self.bias.shape)
-    return cpu.add_bias(tf.matmul(x, kernel), bias, training=training)
+    return ops.dense(x, kernel, bias, training=training)
 
 
 def _tanh_gelu(x):

@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_audioset.kernels import cpu
+from tf_audioset.kernels import cpu, ops
 from tf_audioset.models import weights
-
-# Below, oneDNN's filter gradients are as fast.
-_MIN_CHANNELS = 128
 
 
 class Conv2D(weights.FullPrecision, tf.keras.layers.Conv2D):
@@ -34,13 +31,7 @@ class Conv2D(weights.FullPrecision, tf.keras.layers.Conv2D):
       )
       return tf.reshape(y, [-1, 1, 1, self.filters])
     padding = self.padding.upper()
-    if (
-      cpu.applies(training)
-      and x.dtype == tf.bfloat16
-      and min(x.shape[-1], self.filters) >= _MIN_CHANNELS
-    ):
-      return cpu.conv2d(x, kernel, self.strides[0], padding)
-    return tf.nn.conv2d(x, kernel, self.strides, padding)
+    return ops.conv2d(x, kernel, self.strides, padding, training=training)
 
   def scaled_kernel(self, scale: tf.Tensor) -> tf.Tensor:
     """float32; `scale` has a number for each output channel."""

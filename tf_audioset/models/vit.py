@@ -10,8 +10,8 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.kernels import cpu
-from tf_audioset.models import convolution, gelu, stochastic, weights
+from tf_audioset.kernels import cpu, gelu
+from tf_audioset.models import convolution, stochastic, weights
 from tf_audioset.runtime import gin_config
 from tf_audioset.runtime.errors import UserError
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from scipy import special
 
-from tf_audioset.models import gelu
+from tf_audioset.kernels import gelu
 
 
 def _value_and_gradient(function, x):
