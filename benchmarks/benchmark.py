@@ -35,6 +35,7 @@ import benchmark_worker
 from absl import flags
 
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
@@ -85,7 +86,7 @@ def main() -> None:
     _serve(*FLAGS.serve.split("\t"))
     return
   if FLAGS.peers and not os.access(FLAGS.peer_python, os.X_OK):
-    raise ValueError(
+    raise UserError(
       f"--peer_python={FLAGS.peer_python}: not a program; give an interpreter "
       "that has the peers."
     )
@@ -198,7 +199,7 @@ def _commands(gin_file: str, data: str) -> dict[str, list[str]]:
   return commands
 
 
-class _NotThere(ValueError):
+class _NotThere(UserError):
   """A peer that is not installed."""
 
 
@@ -240,7 +241,7 @@ class _Worker:
     lines = self._errors.read().strip().splitlines() or ["without a word"]
     if lines[-1].startswith("ModuleNotFoundError"):
       raise _NotThere(lines[-1])
-    raise ValueError(f"a process that measures has ended: {lines[-1]}")
+    raise UserError(f"a process that measures has ended: {lines[-1]}")
 
 
 # Parts of "step", of which each is a function but for the last two.

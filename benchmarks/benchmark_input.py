@@ -27,6 +27,7 @@ import time
 from absl import flags
 
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", None, "Take the clips from this dataset.")
@@ -99,7 +100,7 @@ class _Server:
     print(what, file=self._process.stdin, flush=True)
     answer = self._process.stdout.readline()
     if not answer:
-      raise ValueError("the process that measures has failed, see above.")
+      raise UserError("the process that measures has failed, see above.")
     return json.loads(answer)
 
   def stop(self):

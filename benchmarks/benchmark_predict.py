@@ -29,7 +29,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("saved_model", None, "What training exported.")
 flags.DEFINE_integer("rounds", 3, "Turns; the best counts.", lower_bound=1)
 
-_PREDICT = pathlib.Path(__file__).with_name("predict.py")
+_PREDICT = pathlib.Path(__file__).resolve().parents[1] / "tools" / "predict.py"
 
 
 def main(arguments: list[str]) -> None:

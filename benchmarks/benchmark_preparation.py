@@ -38,11 +38,7 @@ def main() -> None:
     for kind in ("flac", "wav", "mp3", "ogg", "m4a"):
       folder = pathlib.Path(name) / kind
       folder.mkdir()
-      try:
-        clips = [_write_file(folder / f"{i}.{kind}") for i in range(8)]
-      except ImportError:
-        print(f"{kind:6}needs PyAV: pip install av")
-        continue
+      clips = [_write_file(folder / f"{i}.{kind}") for i in range(8)]
       rates = [_measure(clips, folder / f"out{i}") for i in range(FLAGS.rounds)]
       by_cpu, by_clock = (max(rate) for rate in zip(*rates))
       line = f"{kind:6}{by_cpu:16.1f}{by_clock:8.1f}"

@@ -22,6 +22,7 @@ import time
 from absl import flags
 
 from tf_audioset.runtime import cli
+from tf_audioset.runtime.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("num_clips", 20000, "Clips per epoch.", lower_bound=100)
@@ -126,7 +127,7 @@ def _wait_for(process: subprocess.Popen, words: str) -> None:
   for line in process.stdout:
     if line.startswith(words):
       return
-  raise ValueError(f"the training ended before it said {words!r}.")
+  raise UserError(f"the training ended before it said {words!r}.")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ HloModuleProto. The report is printed as JSON, on the last line.
 from __future__ import annotations
 
 import argparse
-import collections
 import json
-import math
 import os
 import pathlib
 import re
@@ -29,6 +27,7 @@ os.environ.update(
 )
 
 import numpy as np
+import tpu_hlo
 from jax.experimental import topologies
 from jaxlib import xla_client
 
@@ -43,23 +42,6 @@ _DEVICES = {
   "TPU v5": (1750e6, 2765e9),
   "TPU v6 lite": (1750e6, 1640e9),
 }
-
-# These name values that exist already, and cost nothing.
-_FREE = {
-  "after-all",
-  "bitcast",
-  "constant",
-  "get-tuple-element",
-  "opt-barrier",
-  "parameter",
-  "partition-id",
-  "replica-id",
-  "tuple",
-}
-_INSTRUCTION = re.compile(
-  r"\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)"
-)
-_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::T\((\d+),(\d+)\))?)?")
 
 
 def devices(topology: str) -> list:
@@ -123,14 +105,13 @@ def report(executable, device_kind: str, num_devices: int) -> dict:
 
   Returns:
     "ms", the sum of the compiler's `estimated_cycles` at the device's clock;
-    "instructions", each a dict of "ms", "name", "opcode", "shape", "scope" and
-    "times" (more than one in a loop), the slowest first; "unestimated", those
-    that the compiler gives no estimate for, with "ms" the least that their
-    traffic with the memory takes; "argument_gb", "temp_gb"; and the device.
+    "unestimated_ms", what the instructions without an estimate take at least;
+    "instructions" and "unestimated", see `tpu_hlo.instructions`; "argument_gb",
+    "temp_gb"; and the device.
   """
   text = executable.hlo_modules()[0].to_string()
   clock_hz, bytes_per_s = _DEVICES[device_kind]
-  instructions, unestimated = _instructions(text, clock_hz, bytes_per_s)
+  instructions, unestimated = tpu_hlo.instructions(text, clock_hz, bytes_per_s)
   memory = executable.get_compiled_memory_stats()
   return {
     "device": device_kind,
@@ -143,102 +124,6 @@ def report(executable, device_kind: str, num_devices: int) -> dict:
     "instructions": instructions,
     "unestimated": unestimated,
   }
-
-
-def _instructions(text: str, clock_hz: float, bytes_per_s: float):
-  """Returns the estimated and the unestimated instructions of an HLO module."""
-  computations, entry = _computations(text)
-  times = _times(computations, entry)
-  estimated, unestimated = [], []
-  for name, lines in computations.items():
-    if not times[name]:
-      continue  # Part of a fusion, whose estimate counts it.
-    shapes = {}
-    for line in lines:
-      match = _INSTRUCTION.match(line)
-      if not match:
-        continue
-      instruction, shape, opcode, rest = match.groups()
-      shapes[instruction] = shape
-      scope = re.search(r'op_name="([^"]*)"', line)
-      row = {
-        "name": instruction,
-        "opcode": opcode,
-        "shape": shape,
-        "scope": scope[1] if scope else "",
-        "times": times[name],
-      }
-      cycles = re.search(r'"estimated_cycles":"?(\d+)', line)
-      if cycles:
-        row["ms"] = int(cycles[1]) * times[name] / clock_hz * 1e3
-        estimated.append(row)
-      elif opcode not in _FREE and opcode not in ("while", "conditional"):
-        operands = re.findall(r"%([\w.\-]+)", rest.partition(")")[0])
-        moved = _num_bytes(shape)
-        moved += sum(_num_bytes(shapes.get(x, "")) for x in operands)
-        row["ms"] = moved * times[name] / bytes_per_s * 1e3
-        unestimated.append(row)
-  for rows in (estimated, unestimated):
-    rows.sort(key=lambda row: -row["ms"])
-  return estimated, unestimated
-
-
-def _computations(text: str):
-  """Returns the lines of each computation, and the name of the entry."""
-  computations, entry, lines = {}, "", []
-  for line in text.splitlines():
-    head = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
-    if head:
-      lines = computations[head[2]] = []
-      entry = head[2] if head[1] else entry
-    else:
-      lines.append(line)
-  return computations, entry
-
-
-def _times(computations: dict, entry: str) -> dict[str, int]:
-  """Returns how often each computation runs: 0 where it is part of a fusion.
-
-  A loop whose number of turns the compiler does not know counts as one turn.
-  """
-  times = collections.Counter({entry: 1})
-  todo = [entry]
-  while todo:
-    name = todo.pop()
-    for line in computations[name]:
-      turns = 1
-      if " while(" in line:
-        known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-        turns = int(known[1]) if known else 1
-        called = re.findall(r"(?:condition|body)=%?([\w.\-]+)", line)
-      elif " conditional(" in line:
-        called = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
-        branches = re.search(r"branch_computations=\{([^}]*)\}", line)
-        called += re.findall(r"%?([\w.\-]+)", branches[1]) if branches else []
-      elif " call(" in line:
-        called = re.findall(r"to_apply=%?([\w.\-]+)", line)
-      else:
-        continue
-      for other in called:
-        times[other] += times[name] * turns
-        todo.append(other)
-  return times
-
-
-def _num_bytes(shape: str) -> int:
-  """Returns the bytes of a shape, with the padding of its layout's tiles."""
-  total = 0
-  for kind, dims, order, rows, lanes in _ARRAY.findall(shape):
-    dims = [int(x) for x in dims.split(",") if x]
-    if order and rows and len(dims) > 1:
-      minor, second = (int(x) for x in order.split(",")[:2])
-      dims[minor] = -(-dims[minor] // int(lanes)) * int(lanes)
-      dims[second] = -(-dims[second] // int(rows)) * int(rows)
-    bits = {"pred": 8, "token": 0}.get(kind) or int(
-      re.sub(r"\D", "", kind.partition("e")[0]) or 0
-    )
-    total += math.prod(dims) * bits // 8
-  return total
 
 
 def refusal(error: Exception, device_kind: str, num_devices: int) -> dict:

@@ -67,7 +67,7 @@ def _imported(file: pathlib.Path) -> tuple[set[str], set[str]]:
   for name in names:
     path = pathlib.Path(name.replace(".", "/"))
     top = path.parts[0]
-    if top in ("tf_audioset", "tools", "tests"):
+    if top in ("tf_audioset", "tools", "tests", "benchmarks"):
       if (_ROOT / path.with_suffix(".py")).exists():
         labels.add(_label(path.with_suffix(".py")))
       elif (

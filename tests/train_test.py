@@ -172,7 +172,7 @@ def test_the_curves_can_be_drawn(trained, tmp_path):
     "tools/plot_curves.py", f"--output={picture}", trained[0] / "run"
   )
   assert picture.read_bytes().startswith(b"\x89PNG")
-  assert "no run" in command.fail(
+  assert "no work directory of a run" in command.fail(
     "tools/plot_curves.py", f"--output={picture}", tmp_path
   )
 

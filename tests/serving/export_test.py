@@ -540,6 +540,7 @@ def test_what_belongs_to_it_is_in_its_assets(exported):
   assert json.loads((folder / "tagger.json").read_text()) == {
     "sample_rate_hz": 16000,
     "min_samples": _MIN_SAMPLES,
+    "window_samples": _MIN_SAMPLES,
     "padding": "repeat",
     "validation": {"mAP": 0.25},
     "thresholds": {"values": [0.5, None, 0.25]},

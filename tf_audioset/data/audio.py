@@ -7,13 +7,11 @@ Does not import TensorFlow: preparation runs this in many processes.
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import io
 import itertools
 import os
-import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +19,9 @@ import soundfile
 import soxr
 
 from tf_audioset.data import audio_bytes, audio_containers, audio_decoding
-from tf_audioset.runtime.errors import UserError
 
 AudioError = audio_bytes.AudioError
 container_of = audio_containers.container_of
-
-_AV_EXTENSIONS = (".m4a", ".mp4", ".webm")
-EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", *_AV_EXTENSIONS)
 
 CODECS = ("flac", "pcm16")
 
@@ -315,57 +309,3 @@ def duration_seconds(path: str | os.PathLike) -> float:
       return recording.estimated_seconds()
   except AudioError:
     return 0.0
-
-
-def find_files(arguments: Sequence[str]) -> list[str]:
-  """Files, folders (all audio in and below them) and glob patterns.
-
-  Links to folders are followed, but to none twice, and to none above.
-
-  Returns:
-    Paths; the files of a folder or a pattern are sorted. What is none of them
-    is taken for the name of a file.
-
-  Raises:
-    UserError: If a folder or a pattern has no audio file.
-  """
-  files = []
-  for argument in arguments:
-    found = [argument]
-    if os.path.isdir(argument):
-      found = _audio_in(argument)
-    elif glob.has_magic(argument) and not os.path.exists(argument):
-      found = []
-      for path in sorted(glob.glob(argument, recursive=True)):
-        found += _audio_in(path) if os.path.isdir(path) else [path]
-    if not found:
-      raise UserError(
-        f"{argument}: no audio file there (looked for {', '.join(EXTENSIONS)})."
-      )
-    files += found
-  return files
-
-
-def _audio_in(folder: str) -> list[str]:
-  found, seen = [], set()
-  tops = [folder]
-  # Links are followed when all else was seen, and no folder is seen twice or is
-  # one above: a link may lead to where it is.
-  home = os.path.realpath(folder)
-  for top in tops:
-    for parent, folders, names in os.walk(top):
-      real = os.path.realpath(parent)
-      if real in seen or home.startswith(os.path.join(real, "")):
-        folders.clear()
-        continue
-      seen.add(real)
-      folders.sort()
-      links = (os.path.join(parent, name) for name in folders)
-      tops += filter(os.path.islink, links)
-      paths = (pathlib.Path(parent, name) for name in names)
-      found += [
-        str(path)
-        for path in paths
-        if path.suffix.lower() in EXTENSIONS and path.is_file()
-      ]
-  return sorted(found)

@@ -222,7 +222,10 @@ class Tagger(tf.keras.Model):
     """Calls the backbone and checks what it returns."""
     options = {"seed": seed} if self._backbone_draws else {}
     embedding = self.backbone(
-      features[..., tf.newaxis], training=training, **options
+      # TFLite does not have [..., tf.newaxis].
+      tf.expand_dims(features, -1),
+      training=training,
+      **options,
     )
     if not tf.is_tensor(embedding) or embedding.shape.rank != 2:
       raise UserError(

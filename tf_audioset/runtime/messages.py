@@ -23,9 +23,10 @@ _SYSTEM_ERRORS = (
   "UnavailableError",
 )
 # TensorFlow passes on what Python raised in a graph, or an assertion of ours,
-# as text; it calls a failing disk "unknown".
+# as text; errors of a disk come under several names, with the system's words.
 _OURS = re.compile(
-  r"\bUserError: |\bassertion failed: \[|Input/output error|No space left"
+  r"\bUserError: |\bassertion failed: \[|Input/output error|No space left|"
+  r"File too large|Disk quota exceeded|Read-only file system"
 )
 
 

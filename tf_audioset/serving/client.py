@@ -27,7 +27,7 @@ _LONGEST_WAIT_SECONDS = 10.0
 _RETRIED_HTTP = (502, 503, 504)
 
 
-class ServingError(ValueError):
+class ServingError(UserError):
   """The server refused a request; the message is the server's."""
 
 

@@ -217,7 +217,7 @@ def _find(path: str) -> tuple[str, labels.ClassList | None, str]:
   return (
     checkpoint,
     labels.ClassList.from_json(rows) if rows else None,
-    # tools/import_audax.py writes it beside the checkpoint.
+    # tools/import_weights.py writes it beside the checkpoint.
     _read(folder, "config.gin") or _read(parent, "config.gin"),
   )
 
