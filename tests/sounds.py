@@ -39,6 +39,7 @@ def encode(
   rate_hz: int,
   *,
   options: dict[str, str] | None = None,
+  codec_options: dict[str, str] | None = None,
   to_pipe: bool = False,
 ) -> bytes:
   """Returns the file that FFmpeg makes of float32 [n, num_channels].
@@ -49,6 +50,7 @@ def encode(
     channels: One or two.
     rate_hz: Samples per second.
     options: For the muxer.
+    codec_options: For the encoder.
     to_pipe: Whether it cannot go back to complete its header.
   """
   target = _Pipe() if to_pipe else io.BytesIO()
@@ -60,7 +62,9 @@ def encode(
   with av.open(
     target, "w", format=container, container_options=options or {}
   ) as file:
-    stream = file.add_stream(codec, rate=rate_hz, layout=layout)
+    stream = file.add_stream(
+      codec, rate=rate_hz, layout=layout, options=codec_options or {}
+    )
     context = stream.codec_context
     context.open()
     converter = av.AudioResampler(

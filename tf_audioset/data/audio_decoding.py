@@ -44,8 +44,10 @@ _FOR_FFMPEG = {
   "matroska": audio_streams.matroska,
   "asf": audio_streams.asf,
   "avi": audio_streams.avi,
+  "flv": audio_streams.flv,
+  "tta": audio_streams.tta,
   **dict.fromkeys(
-    ("ape", "dsf", "musepack", "nist", "tak", "tta", "wavpack"),
+    ("ape", "dsf", "musepack", "nist", "tak", "wavpack"),
     audio_streams.counted,
   ),
 }
@@ -56,6 +58,8 @@ _MIN_RATE_HZ, _MAX_RATE_HZ = 100, 10_000_000
 # parts of files promise up to two frames too many, of at most 2048 samples.
 _SLACK_SECONDS = 0.1
 _COPY_SLACK_SAMPLES = 3 * 2048
+# Behind junk in an mp3, frames are lost that lean on earlier ones.
+_JUNK_SLACK_SECONDS = 0.5
 _FILMS = ("mp4", "matroska", "asf", "avi")
 # Their parts were found before, or there is only an index behind the sound.
 _CHECKED = ("wav", "rf64", "w64", "aiff", "au", "caf", *_FILMS)
@@ -98,7 +102,12 @@ class Recording:
         begin = audio_containers.id3_bytes(head)
       finders = {**_FOR_LIBSNDFILE, **_FOR_FFMPEG}
       find_parts = finders.get(self.container, audio_streams.whole)
-      self._parts = find_parts(self._bytes, begin)
+      try:
+        self._parts = find_parts(self._bytes, begin)
+      except OSError as e:  # A disk that fails; our own faults are not caught.
+        raise AudioError(
+          f"{path}: cannot be read as audio ({reason_of(e)})"
+        ) from e
     except BaseException:
       self.close()
       raise
@@ -137,8 +146,7 @@ class Recording:
         seconds = sum(n / rate_hz for rate_hz, n in num_frames.items())
         self._add_remarks([*part.remarks, *decoder.remarks])
         self._check_rest(part, decoder.num_unread())
-        slack = self._slack_seconds(part, decoder, min(num_frames, default=1))
-        self._check_length(part, decoder.promised_seconds, seconds, slack)
+        self._check_length(part, decoder, seconds, min(num_frames, default=1))
       self._done_seconds.append(seconds)
 
   def seconds(self) -> float:
@@ -205,15 +213,8 @@ class Recording:
         [f"has {num_unread} bytes at its end that are not read"]
       )
 
-  def _slack_seconds(self, part, decoder, rate_hz):
-    if self.container == "flac":
-      return 0.0
-    is_doubtful = part.cut or decoder.has_failed
-    if self.container not in (*_FILMS, "ogg") or is_doubtful:
-      return _SLACK_SECONDS
-    return max(_SLACK_SECONDS, _COPY_SLACK_SAMPLES / rate_hz)
-
-  def _check_length(self, part, promised, seconds, slack):
+  def _check_length(self, part, decoder, seconds, rate_hz):
+    promised = decoder.promised_seconds
     if promised is None and part.kept < 1:
       promised = seconds / part.kept
     if not promised:
@@ -223,12 +224,19 @@ class Recording:
           "decoded"
         )
       return
+    slack = 0.0 if self.container == "flac" else _SLACK_SECONDS
+    told_slack = slack
+    if self.container == "mp3" and decoder.has_failed:
+      slack = _JUNK_SLACK_SECONDS
+    elif self.container in (*_FILMS, "ogg"):
+      if not part.cut and not decoder.has_failed:
+        slack = told_slack = max(slack, _COPY_SLACK_SAMPLES / rate_hz)
     decoded, stated = _unequal(seconds, promised)
     if seconds + slack < promised:
       raise AudioError(
         f"{self.path}: only {decoded} of {stated} s can be decoded"
       )
-    if seconds > promised + slack:
+    if abs(seconds - promised) > told_slack:
       self._add_remarks([f"is {decoded} s long; its header says {stated} s"])
 
 

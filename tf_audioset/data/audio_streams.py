@@ -29,6 +29,24 @@ def counted(file: Bytes, begin: int) -> list[Part]:
   return [Part(begin, file.size, is_length_known_to_ffmpeg=True)]
 
 
+def flv(file: Bytes, begin: int) -> list[Part]:
+  """Returns the recordings of a Flash video."""
+  # Sound, perhaps pictures, and the length of the header.
+  heads = [b"FLV\1" + kind + b"\0\0\0\x09" for kind in (b"\4", b"\5")]
+  return _divided(file, begin, heads)
+
+
+def tta(file: Bytes, begin: int) -> list[Part]:
+  """Returns the recordings of a True Audio file."""
+  parts = _divided(file, begin, [b"TTA1\1\0"])
+  return [part._replace(is_length_known_to_ffmpeg=True) for part in parts]
+
+
+def _divided(file, begin, heads):
+  begins = [begin, *file.find_all(heads, begin + 1)]
+  return [Part(*span) for span in zip(begins, [*begins[1:], file.size])]
+
+
 # The longest page: 255 packets of Opus, of 20 ms.
 _OGG_PAGE_SECONDS = 5.2
 
@@ -42,15 +60,14 @@ class _OggStream:
     self.has_end = False
 
   def seconds(self) -> float | None:
-    """The length that the granule positions promise, at least."""
-    if not self.rate_hz or self.granule is None:
+    """The length by the granule positions, which count samples."""
+    if self.granule is None:
       return None
-    # The rip of a radio stream begins anywhere. How much sound the first page
+    # The rip of a radio stream begins anywhere. How much sound its first page
     # holds, no number says.
-    start = self.delay
     if self.first_granule > _OGG_PAGE_SECONDS * self.rate_hz:
-      start = self.first_granule
-    return max(self.granule - start, 0) / self.rate_hz
+      return None
+    return max(self.granule - self.delay, 0) / self.rate_hz
 
 
 def _ogg_codec(packet):
