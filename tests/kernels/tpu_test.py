@@ -59,8 +59,8 @@ def _compare(function, plain, inputs):
 @pytest.mark.parametrize(("num_frames", "num_bands"), _FEATURES)
 @pytest.mark.parametrize(
   ("size", "reduction", "channels"),
-  # ConvNeXt's first and last stages, and EfficientNet's 5x5 ones.
-  [(7, 4, 16), (7, 32, 24), (5, 8, 8), (5, 32, 24)],
+  # ConvNeXt's first and last stages, and EfficientNet's first ones.
+  [(7, 4, 16), (7, 32, 24), (5, 8, 8), (3, 2, 32)],
 )
 def test_depthwise_convolution(
   num_frames, num_bands, size, reduction, channels
@@ -129,9 +129,9 @@ def test_layer_norm_of_a_constant_is_its_offsets(offset):
 
 
 def _layers(channels):
-  """A small ConvNeXt block's parts, and a depthwise convolution of 5x5."""
+  """A small ConvNeXt block's parts, and a depthwise convolution."""
   block = convnext._Block(channels, approximate_gelu=False)
-  return [layers_lib.DepthwiseConv2D(5, padding="same"), block]
+  return [layers_lib.DepthwiseConv2D(7, padding="same"), block]
 
 
 def _trained(layers, x, jit_compile):
@@ -231,3 +231,41 @@ def test_unknown_lengths_have_plain_kernels():
   ).graph
   types = {op.type for op in graph.get_operations()}
   assert "DepthwiseConv2dNative" in types
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_a_convolution_and_its_norm(width):
+  shape = [4, 31, 4, width]
+  # Means as far from zero as those of a residual stream.
+  x = _random(shape, 1) + tf.cast(tf.linspace(-2.0, 2.0, width), tf.bfloat16)
+  kernel = _random([1, 1, width, 6 * width], 2)
+  gamma, beta = (
+    tf.random.stateless_normal([6 * width], [seed, 0]) for seed in (4, 5)
+  )
+  inputs = [x, kernel, gamma, beta]
+  assert tpu.has_conv_norm(x, kernel, 1)
+
+  def plain(x, kernel, gamma, beta):
+    z = tf.nn.conv2d(x, kernel, 1, "SAME")
+    mean, variance = tf.nn.moments(z, [0, 1, 2])
+    return tf.nn.batch_normalization(z, mean, variance, beta, gamma, 1e-3)
+
+  _compare(lambda *inputs: tpu.conv_norm(*inputs, 1e-3)[0], plain, inputs)
+
+
+def test_statistics_are_recorded_as_kerass(bfloat16_policy):
+  x = 3 + 2 * _random([4, 31, 4, 8], 1)
+  layers = []
+  for _ in range(2):
+    conv = layers_lib.Conv2D(48, 1, padding="same", use_bias=False)
+    layer = layers_lib.ConvNorm(conv, momentum=0.9, epsilon=1e-3)
+    layer(x)
+    layers.append(layer)
+  layers[1].set_weights(layers[0].get_weights())
+  (ours, _), (plain, _) = (
+    _trained([layer], x, jit_compile)
+    for layer, jit_compile in zip(layers, (True, False))
+  )
+  for a, e in zip(layers[0].weights, layers[1].weights):
+    np.testing.assert_allclose(a, e, rtol=2e-3, atol=2e-3)
+  assert np.abs(layers[0].norm.moving_mean).max() > 0.1

@@ -43,6 +43,27 @@ def conv2d(
   return tf.nn.conv2d(x, kernel, strides, padding)
 
 
+def has_conv_norm(
+  x: tf.Tensor, kernel: tf.Tensor, stride: int, *, training: bool
+) -> bool:
+  """Returns whether a convolution and its norm have a faster form in one."""
+  engine = choice.engine(x, training=training)
+  return (
+    training and engine == choice.TPU and tpu.has_conv_norm(x, kernel, stride)
+  )
+
+
+def conv_norm(
+  x: tf.Tensor,
+  kernel: tf.Tensor,
+  gamma: tf.Tensor,
+  beta: tf.Tensor,
+  epsilon: float,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  """Computes a 1x1 convolution and its batch norm; see `tpu.conv_norm`."""
+  return tpu.conv_norm(x, kernel, gamma, beta, epsilon)
+
+
 def depthwise_conv2d(
   x: tf.Tensor, kernel: tf.Tensor, stride: int, *, training: bool
 ) -> tf.Tensor:

@@ -106,8 +106,33 @@ class ConvNorm(tf.keras.layers.Layer):
     )
 
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-    x = self.conv(x, training=training)
-    return x if self.norm is None else self.norm(x, training=training)
+    if self.norm is None:
+      return self.conv(x, training=training)
+    if training and self._is_one(x):
+      return self._conv_norm(x)
+    return self.norm(self.conv(x, training=training), training=training)
+
+  def _is_one(self, x):
+    """Whether the two are computed, and differentiated, as one operation."""
+    if not self.norm.built or isinstance(self.conv, DepthwiseConv2D):
+      return False
+    stride = self.conv.strides[0]
+    return ops.has_conv_norm(x, self.conv.kernel, stride, training=True)
+
+  def _conv_norm(self, x):
+    norm = self.norm
+    y, mean, variance = ops.conv_norm(
+      x, self.conv.cast(self.conv.kernel), norm.gamma, norm.beta, norm.epsilon
+    )
+    # As Keras does: the variance that is recorded is the unbiased one.
+    num_positions = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+    variance *= num_positions / (num_positions - 1)
+    for recorded, value in (
+      (norm.moving_mean, mean),
+      (norm.moving_variance, variance),
+    ):
+      recorded.assign_sub((recorded - value) * (1 - norm.momentum))
+    return y
 
   def fold(self) -> None:
     """Multiplies the kernel by the norm's factors; its offsets are the bias."""
