@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import gin
@@ -25,6 +24,7 @@ from tf_audioset.models import (  # noqa: F401
 )
 from tf_audioset.models import tagger as tagger_lib
 from tf_audioset.runtime import distribution, gin_config, messages
+from tf_audioset.runtime import precision as precision_lib
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import export
 from tf_audioset.training import (  # noqa: F401
@@ -282,7 +282,7 @@ class Experiment:
       )
     # Keras draws the initial weights from it.
     tf.keras.utils.set_random_seed(self.seed)
-    with _policy(self.precision), strategy.scope():
+    with precision_lib.policy(self.precision), strategy.scope():
       tagger = self._new_tagger(num_classes)
       rate = optimizers.scaled_learning_rate(
         self.base_learning_rate,
@@ -326,7 +326,7 @@ class Experiment:
     Raises:
       UserError: If the checkpoint cannot be read or is another model's.
     """
-    with _policy(precision or self.precision):
+    with precision_lib.policy(precision or self.precision):
       tagger = self._new_tagger(num_classes)
     name = "model" if self.average_share is None else averaging.NAME
     with messages.naming_broken(checkpoint):
@@ -388,14 +388,3 @@ class Experiment:
       )
     tagger(tf.zeros([1, self.pipeline.crop_samples]))
     return tagger
-
-
-@contextlib.contextmanager
-def _policy(precision: str) -> Iterator[None]:
-  """Sets Keras' policy, which layers take when they are made, for a while."""
-  before = tf.keras.mixed_precision.global_policy()
-  tf.keras.mixed_precision.set_global_policy(precision)
-  try:
-    yield
-  finally:
-    tf.keras.mixed_precision.set_global_policy(before)

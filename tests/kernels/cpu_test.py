@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_audioset.kernels import cpu
-from tf_audioset.models import convolution, depthwise
+from tf_audioset.kernels import cpu, ops
+from tf_audioset.models import layers as layers_lib
 
 # Sums of bfloat16 products, rounded to bfloat16 (8 bits).
 _TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
@@ -52,7 +52,7 @@ def _compare(layer, reference, shape, dtype):
 def test_convolution(size, stride, width, padding):
   arguments = dict(filters=136, kernel_size=size, strides=stride)
   graph = _compare(
-    convolution.Conv2D(**arguments, padding=padding, dtype="mixed_bfloat16"),
+    layers_lib.Conv2D(**arguments, padding=padding, dtype="mixed_bfloat16"),
     tf.keras.layers.Conv2D(**arguments, padding=padding),
     [2, 7, width, 128],
     "bfloat16",
@@ -68,7 +68,7 @@ def test_depthwise_convolution(size, stride, dtype):
   arguments = dict(kernel_size=size, strides=stride, padding="same")
   policy = "mixed_bfloat16" if dtype == "bfloat16" else "float32"
   graph = _compare(
-    depthwise.DepthwiseConv2D(**arguments, dtype=policy),
+    layers_lib.DepthwiseConv2D(**arguments, dtype=policy),
     tf.keras.layers.DepthwiseConv2D(**arguments),
     [2, 13, 6, 24],
     dtype,
@@ -86,9 +86,7 @@ def test_depthwise_convolution(size, stride, dtype):
 def test_elementwise(function, dtype):
   x = tf.cast(tf.linspace(-8.0, 8.0, 301), dtype)
   ours = tf.function(
-    lambda x: _gradients(
-      lambda x: cpu.elementwise(function, x, training=True), x
-    )
+    lambda x: _gradients(lambda x: cpu.elementwise(function, x), x)
   )
   expected = _gradients(function, tf.cast(x, tf.float64))
   _assert_close(ours(x), expected, _TOLERANCES[dtype])
@@ -103,7 +101,7 @@ def test_gated(dtype):
     return tf.sigmoid(5 * mean @ tf.cast(kernel, mean.dtype))
 
   def ours(x):
-    return cpu.gated(tf.nn.silu, x, gate, training=True)
+    return cpu.gated(tf.nn.silu, x, gate)
 
   def plain(x):
     y = tf.nn.silu(x)
@@ -122,7 +120,7 @@ def test_the_gradient_of_a_bias_is_a_sum_of_thousands(dtype):
   x = tf.cast(tf.random.stateless_normal([2, 400, 10, 3], [1, 2]), dtype)
 
   def ours(x):
-    return cpu.add_bias(x, tf.convert_to_tensor(bias), training=True)
+    return cpu.add_bias(x, tf.convert_to_tensor(bias))
 
   actual = tf.function(lambda x: _gradients(ours, x, bias))(x)
   bias64 = tf.Variable(tf.cast(bias, tf.float64))
@@ -153,10 +151,10 @@ def test_layer_norm(dtype):
 
 def _op_types(training, jit_compile):
   layers = [
-    convolution.Conv2D(
+    layers_lib.Conv2D(
       128, 3, padding="same", use_bias=False, dtype="mixed_bfloat16"
     ),
-    depthwise.DepthwiseConv2D(5, padding="same", use_bias=False),
+    layers_lib.DepthwiseConv2D(5, padding="same", use_bias=False),
   ]
   x = tf.zeros([1, 8, 8, 128])
   for layer in layers:
@@ -167,7 +165,7 @@ def _op_types(training, jit_compile):
     def both(x):
       for layer in layers:
         x = layer(x, training=training)
-      return cpu.elementwise(tf.nn.silu, x, training=training)
+      return ops.silu(x, training=training)
 
     return _gradients(both, x)
 

@@ -13,13 +13,12 @@ _EPSILON = 1e-3  # keras.applications'.
 
 def _norms(model):
   """Each convolution with its batch norm."""
-  yield model.stem, model.stem_norm
+  parts = [model.stem, model.head]
   for block in model.blocks:
     if block.expand is not None:
-      yield block.expand, block.expand_norm
-    yield block.depthwise, block.depthwise_norm
-    yield block.project, block.project_norm
-  yield model.head, model.head_norm
+      parts.append(block.expand)
+    parts += [block.depthwise, block.project]
+  return [(part.conv, part.norm) for part in parts]
 
 
 def _pad_for(model, size):

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests import command, toy
 from tf_audioset import experiment  # noqa: F401
-from tf_audioset.models import convnext, efficientnet, resnet, vit, weights
+from tf_audioset.models import convnext, efficientnet, resnet, vit
 from tf_audioset.runtime import gin_config  # noqa: F401
 
 _SEED = tf.constant([1, 2])
@@ -240,36 +240,6 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(make):
   actual = tf.cast(embedding, tf.float32).numpy()
   # 8 bits of mantissa, through some dozens of layers.
   assert np.abs(actual - expected).max() < 0.1 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize("make", _SMALL, ids=_NAMES)
-def test_a_function_that_is_exported_makes_no_weights(make):
-  with toy.precision("mixed_bfloat16"):
-    model = make()
-  features = tf.random.stateless_normal([4, 64, 32, 1], _SEED)
-  model(features)
-  expected = tf.function(model.call, autograph=False)(features)
-  function = tf.function(model.call, autograph=False)
-  with weights.kept(lambda: model(features)) as kept:
-    concrete = function.get_concrete_function(features)
-  assert {v.dtype for v in kept} >= {tf.bfloat16}
-  of_weights, constants = set(), set()
-  for op in concrete.graph.get_operations():
-    before = {x.op for x in op.inputs}
-    if op.type == "Const":
-      constants.add(op)
-    elif op.type == "ReadVariableOp":
-      of_weights.add(op)
-    elif before & of_weights and before <= of_weights | constants:
-      of_weights.add(op)
-      # These take no time; that of a bias does not matter.
-      is_free = op.type in ("Identity", "Reshape", "StridedSlice")
-      assert is_free or op.outputs[0].shape.rank < 2, op.name
-  actual, expected = (
-    tf.cast(x, tf.float32).numpy() for x in (concrete(features), expected)
-  )
-  # Two operations that are one in an export round once less.
-  assert np.abs(actual - expected).max() < 0.02 * np.abs(expected).max()
 
 
 def test_a_transformer_refuses_other_bands_than_it_was_built_for():

@@ -15,11 +15,12 @@ _MOMENTUM = 0.9
 
 def _norms(model):
   """Each convolution with its batch norm."""
-  yield model.stem, model.stem_norm
+  parts = [model.stem]
   for block in model.blocks:
-    yield from zip(block.convs, block.norms)
+    parts += block.convs
     if block.projection is not None:
-      yield block.projection, block.projection_norm
+      parts.append(block.projection)
+  return [(part.conv, part.norm) for part in parts]
 
 
 def _same(x, size, stride):

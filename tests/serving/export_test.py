@@ -20,7 +20,7 @@ from tests import command, toy
 from tf_audioset import features
 from tf_audioset.data import labels
 from tf_audioset.data import pipeline as pipeline_lib
-from tf_audioset.models import convnext, convolution, resnet, tagger
+from tf_audioset.models import convnext, layers, resnet, tagger
 from tf_audioset.serving import export
 from tf_audioset.training import losses
 
@@ -457,6 +457,9 @@ class _ConvNeXtBlocks(tf.keras.Model):
     super().__init__()
     self._parts = [convnext._Block(64, False) for _ in range(2)]
 
+  def get_config(self):
+    return {}
+
   def call(self, features, training=False, seed=None):
     x = tf.transpose(features, [0, 1, 3, 2])
     for part in self._parts:
@@ -471,13 +474,14 @@ class _SiluBackbone(tf.keras.Model):
 
   def __init__(self):
     super().__init__()
-    self._convolution = convolution.Conv2D(8, 1, padding="same", use_bias=False)
-    self._norm = tf.keras.layers.BatchNormalization()
+    conv = layers.Conv2D(8, 1, padding="same", use_bias=False)
+    self._convolution = layers.ConvNorm(conv, momentum=0.9, epsilon=1e-3)
+
+  def get_config(self):
+    return {}
 
   def call(self, features, training=False, seed=None):
-    x = convolution.normed(
-      self._convolution, self._norm, features, training=training
-    )
+    x = self._convolution(features, training=training)
     return tf.reduce_mean(tf.nn.silu(x), [1, 2])
 
 

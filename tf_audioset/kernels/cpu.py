@@ -26,29 +26,25 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_audioset.kernels import pooling
-from tf_audioset.runtime import tf_internals
-
 # Up to this width of what it makes, a convolution is quicker as a product.
 _NARROW = 2
+# Below, oneDNN's filter gradients are as fast: channels in bfloat16, and the
+# size of a depthwise kernel.
+_MIN_CHANNELS = 128
+_MIN_DEPTHWISE_SIZE = 5
 
 
-def elementwise(
-  function: Callable, x: tf.Tensor, *, training: bool
-) -> tf.Tensor:
+def elementwise(function: Callable, x: tf.Tensor) -> tf.Tensor:
   """`function(x)`, in one pass over memory; and its gradient in one as well.
 
   Args:
     function: Of a float32 tensor, each element by itself. The same object for
       the same function, which is compiled once.
     x: float.
-    training: Whether a gradient will be wanted.
 
   Returns:
     Of the type of `x`.
   """
-  if not applies(training):
-    return function(x)
   forward, backward = _compiled(function)
 
   @tf.custom_gradient
@@ -58,9 +54,7 @@ def elementwise(
   return both(x)
 
 
-def gated(
-  function: Callable, x: tf.Tensor, gate: Callable, *, training: bool
-) -> tf.Tensor:
+def gated(function: Callable, x: tf.Tensor, gate: Callable) -> tf.Tensor:
   """`y * gate(mean)` of `y = function(x)` and its mean over all positions.
 
   The gradient of `x` is made in one pass, too.
@@ -69,14 +63,10 @@ def gated(
     function: As of `elementwise`.
     x: float [batch, height, width, channels], all but the batch known.
     gate: [batch, 1, 1, channels] to the same, of the type of `x`.
-    training: Whether a gradient will be wanted.
 
   Returns:
     Of the type and shape of `x`.
   """
-  if not applies(training):
-    y = function(x)
-    return y * gate(pooling.mean(y, keepdims=True))
   forward, backward = _compiled(function)
   num_positions = x.shape[1] * x.shape[2]
 
@@ -88,7 +78,8 @@ def gated(
       of_mean = tf.cast(of_mean, tf.float32) / num_positions
       return backward(x, of_product, factor, of_mean)
 
-    return (y, pooling.mean(y, keepdims=True)), gradients
+    mean = tf.reduce_mean(tf.cast(y, tf.float32), axis=[1, 2], keepdims=True)
+    return (y, tf.cast(mean, y.dtype)), gradients
 
   @tf.custom_gradient
   def product(y, factor):
@@ -135,25 +126,10 @@ def _silu(x):
   return half + half * tf.tanh(half)
 
 
-def applies(training: bool) -> bool:
-  """Whether what is being built will train on a CPU, not compiled by XLA."""
-  return (
-    training
-    and not tf.executing_eagerly()
-    and not tf.config.list_logical_devices("GPU")
-    and not in_xla()
-  )
-
-
-def in_xla() -> bool:
-  """Whether what is being built will be compiled by XLA, as on a TPU."""
-  return tf_internals.in_xla()
-
-
 def layer_norm(
   x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
 ) -> tf.Tensor:
-  """A layer norm over the last axis, in float32; where `applies`.
+  """A layer norm over the last axis, in float32.
 
   Args:
     x: float [..., channels].
@@ -209,16 +185,13 @@ def _of_normalised(x, mean, scale, gamma, dy, mean_of_beta, mean_of_gamma):
   return tf.cast(gradient * scale, x.dtype)
 
 
-def add_bias(x: tf.Tensor, bias: tf.Tensor, *, training: bool) -> tf.Tensor:
+def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
   """`tf.nn.bias_add`, with the gradient told of above.
 
   Args:
     x: float [..., channels].
     bias: Of the same type, [channels].
-    training: Whether a gradient will be wanted.
   """
-  if not applies(training):
-    return tf.nn.bias_add(x, bias)
 
   @tf.custom_gradient
   def addition(x, bias):
@@ -234,6 +207,11 @@ def _sum_of_rows(rows):
   """[num_rows, channels] to [channels], as a product."""
   num_rows = rows.shape[0] or tf.shape(rows)[0]
   return tf.squeeze(tf.ones([1, num_rows], rows.dtype) @ rows, axis=0)
+
+
+def has_conv2d(x: tf.Tensor, kernel: tf.Tensor) -> bool:
+  """Returns whether `conv2d` below is faster than TensorFlow's."""
+  return x.dtype == tf.bfloat16 and min(kernel.shape[2:]) >= _MIN_CHANNELS
 
 
 def conv2d(
@@ -320,6 +298,11 @@ def _taps(x, size, stride, padding):
       columns = slice(column, column + lengths[1])
       taps.append(x[:, rows, i_rest, columns, j_rest])
   return taps
+
+
+def has_depthwise_conv2d(kernel: tf.Tensor, stride: int) -> bool:
+  """Returns whether `depthwise_conv2d` below is faster than TensorFlow's."""
+  return kernel.shape[0] >= _MIN_DEPTHWISE_SIZE or stride > 1
 
 
 def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:

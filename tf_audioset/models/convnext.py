@@ -9,14 +9,8 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.kernels import cpu, pooling
-from tf_audioset.models import (
-  convolution,
-  depthwise,
-  gelu,
-  stochastic,
-  weights,
-)
+from tf_audioset.kernels import ops
+from tf_audioset.models import layers, stochastic
 from tf_audioset.runtime import gin_config
 from tf_audioset.runtime.errors import UserError
 
@@ -33,7 +27,7 @@ _STEM_STRIDE = 4
 
 
 @gin.register
-class ConvNeXt(tf.keras.Model):
+class ConvNeXt(layers.Backbone):
   """Features to embedding."""
 
   # In run.json: earlier versions padded, so that their weights are for others.
@@ -58,7 +52,13 @@ class ConvNeXt(tf.keras.Model):
     Raises:
       UserError: If there is no such variant, or the rate is not in [0, 1).
     """
-    super().__init__(name="convnext")
+    super().__init__(
+      "convnext",
+      variant=variant,
+      stochastic_depth_rate=stochastic_depth_rate,
+      final_norm=final_norm,
+      approximate_gelu=approximate_gelu,
+    )
     if variant not in _VARIANTS:
       raise UserError(
         f"ConvNeXt.variant is {variant!r}; allowed are {[*_VARIANTS]}."
@@ -129,101 +129,48 @@ class ConvNeXt(tf.keras.Model):
       for block in blocks:
         x += drop(block(x, training=training), number)
         number += 1
-    x = pooling.mean(x)
+    x = ops.mean(x)
     return x if self.norm is None else self.norm(x, training=training)
 
 
-class _Block(tf.keras.layers.Layer):
+class _Block(layers.Layer):
   """The branch of a block: depthwise 7x7, norm, widen, GELU, narrow, scale."""
 
   def __init__(self, channels, approximate_gelu):
     super().__init__()
     self._channels = channels
-    self._gelu = _tanh_gelu if approximate_gelu else gelu.gelu
     # Not a grouped Conv2D, which on a CPU is 20 times slower.
-    self.depthwise = depthwise.DepthwiseConv2D(
+    self.depthwise = layers.DepthwiseConv2D(
       7, padding="same", depthwise_initializer=_initializer()
     )
     self.norm = _layer_norm()
-    self.widen = _Dense(4 * channels, kernel_initializer=_initializer())
-    self.narrow = _Dense(channels, kernel_initializer=_initializer())
+    self.widen = layers.Dense(
+      4 * channels,
+      gelu="tanh" if approximate_gelu else "exact",
+      kernel_initializer=_initializer(),
+    )
+    self.narrow = layers.Dense(channels, kernel_initializer=_initializer())
 
   def build(self, input_shape):
     self.scale = self.add_weight(
       name="layer_scale",
       shape=[self._channels],
       initializer=tf.keras.initializers.Constant(_LAYER_SCALE),
-      experimental_autocast=False,
     )
     super().build(input_shape)
 
   def call(self, x, training=False):
-    shape = tf.shape(x)
     x = self.depthwise(x, training=training)
     x = self.norm(x, training=training)
-    # Of a matrix's product, a CPU makes bias and GELU in one go.
-    x = self.widen(tf.reshape(x, [-1, self._channels]), training=training)
-    if training:
-      x = cpu.elementwise(self._gelu, x, training=True)
-      x = self.narrow(x, training=True) * tf.cast(self.scale, x.dtype)
-    else:
-      x = self.narrow(self._gelu(x), scale=self.scale)
-    return tf.reshape(x, shape)
+    x = self.widen(x, training=training)
+    x = self.narrow(x, training=training)
+    return x if self.scale is None else x * self.cast(self.scale)
 
-
-class _LayerNorm(tf.keras.layers.LayerNormalization):
-  """Keras's, over the last axis."""
-
-  def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-    if cpu.applies(training):
-      return cpu.layer_norm(inputs, self.gamma, self.beta, self.epsilon)
-    if not weights.are_kept():
-      return super().call(inputs)
-    # TensorFlow's optimizer makes one operation of oneDNN of this: of a matrix,
-    # a batch norm in training whose channels are the rows, and factors and
-    # offsets. It has to be told the shapes of variables.
-    x = tf.reshape(inputs, [-1, inputs.shape[-1]])
-    num_rows = tf.shape(x)[0]
-    none = tf.constant([], tf.float32)
-    y = tf.raw_ops.FusedBatchNormV3(
-      x=tf.reshape(x, [1, num_rows, x.shape[-1], 1]),
-      scale=tf.fill([num_rows], 1.0),
-      offset=tf.fill([num_rows], 0.0),
-      mean=none,
-      variance=none,
-      epsilon=self.epsilon,
-      data_format="NCHW",
-      is_training=True,
-    ).y
-    gamma, beta = (
-      tf.ensure_shape(weights.cast(variable, x.dtype), variable.shape)
-      for variable in (self.gamma, self.beta)
-    )
-    y = tf.reshape(y, tf.shape(x)) * gamma + beta
-    return tf.reshape(y, tf.shape(inputs))
-
-
-class _Dense(weights.FullPrecision, tf.keras.layers.Dense):
-  """Keras's, of a matrix."""
-
-  def call(self, x, scale=None, training=False):
-    """With its outputs times `scale`, if given."""
-
-    def scaled(variable):
-      value = tf.convert_to_tensor(variable)
-      return value if scale is None else value * scale
-
-    kernel, bias = (
-      weights.ready(v, lambda v=v: tf.cast(scaled(v), x.dtype))
-      for v in (self.kernel, self.bias)
-    )
-    # For TensorFlow to join it with the product and GELU, in an export.
-    bias = tf.ensure_shape(bias, self.bias.shape)
-    return cpu.add_bias(tf.matmul(x, kernel), bias, training=training)
-
-
-def _tanh_gelu(x):
-  return tf.nn.gelu(x, approximate=True)
+  def fold(self):
+    """Multiplies the weights of `narrow` by the scale."""
+    self.narrow.set_weight("kernel", self.narrow.kernel * self.scale)
+    self.narrow.set_weight("bias", self.narrow.bias * self.scale)
+    self.scale = None
 
 
 def _reducing_conv(channels, stride):
@@ -231,7 +178,7 @@ def _reducing_conv(channels, stride):
 
   So do the authors' code, timm, keras.applications and audax.
   """
-  return convolution.Conv2D(
+  return layers.Conv2D(
     channels,
     stride,
     stride,
@@ -241,7 +188,7 @@ def _reducing_conv(channels, stride):
 
 
 def _layer_norm():
-  return _LayerNorm(epsilon=1e-6)
+  return layers.LayerNorm(epsilon=1e-6)
 
 
 def _initializer():

@@ -12,8 +12,8 @@ import math
 import gin
 import tensorflow as tf
 
-from tf_audioset.kernels import cpu, pooling
-from tf_audioset.models import convolution, depthwise, stochastic
+from tf_audioset.kernels import ops
+from tf_audioset.models import layers, stochastic
 from tf_audioset.runtime import gin_config
 from tf_audioset.runtime.errors import UserError
 
@@ -45,7 +45,7 @@ _SQUEEZE = 0.25
 
 
 @gin.register
-class EfficientNet(tf.keras.Model):
+class EfficientNet(layers.Backbone):
   """Features to embedding."""
 
   def __init__(
@@ -69,7 +69,14 @@ class EfficientNet(tf.keras.Model):
     Raises:
       UserError: If there is no such variant, or the rate is not in [0, 1).
     """
-    super().__init__(name="efficientnet")
+    super().__init__(
+      "efficientnet",
+      variant=variant,
+      stochastic_depth_rate=stochastic_depth_rate,
+      se_bias=se_bias,
+      batch_norm_momentum=batch_norm_momentum,
+      batch_norm_epsilon=batch_norm_epsilon,
+    )
     if variant not in _VARIANTS:
       raise UserError(
         f"EfficientNet.variant is {variant!r}; allowed are {[*_VARIANTS]}."
@@ -77,8 +84,7 @@ class EfficientNet(tf.keras.Model):
     width, depth = _VARIANTS[variant]
     norm = dict(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon)
     in_channels = _round_channels(_STEM_CHANNELS * width)
-    self.stem = _conv(in_channels, 3, 2)
-    self.stem_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.stem = _conv_norm(in_channels, 3, 2, norm)
     self.blocks_a_stage = tuple(
       math.ceil(num_blocks * depth) for *_, num_blocks in _STAGES
     )
@@ -108,8 +114,7 @@ class EfficientNet(tf.keras.Model):
       for i in range(len(self.blocks))
     ]
     self.embedding_size = _round_channels(_HEAD_CHANNELS * width)
-    self.head = _conv(self.embedding_size, 1, 1)
-    self.head_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.head = _conv_norm(self.embedding_size, 1, 1, norm)
 
   def call(
     self,
@@ -132,15 +137,14 @@ class EfficientNet(tf.keras.Model):
       UserError: If blocks are to be dropped without a seed.
     """
     drop = stochastic.depth(self._drop_rates, features, seed, training=training)
-    x = convolution.normed(self.stem, self.stem_norm, features, training)
-    x = cpu.elementwise(tf.nn.silu, x, training=training)
+    x = ops.silu(self.stem(features, training=training), training=training)
     for number, block in enumerate(self.blocks):
       branch = block(x, training=training)
       if block.has_shortcut:
         branch = drop(branch, number) + x
       x = branch
-    x = convolution.normed(self.head, self.head_norm, x, training)
-    return pooling.mean(cpu.elementwise(tf.nn.silu, x, training=training))
+    x = ops.silu(self.head(x, training=training), training=training)
+    return ops.mean(x)
 
 
 class _Block(tf.keras.layers.Layer):
@@ -154,29 +158,26 @@ class _Block(tf.keras.layers.Layer):
     self.has_shortcut = stride == 1 and in_channels == channels
     self.expand = None
     if expansion != 1:
-      self.expand = _conv(inner, 1, 1)
-      self.expand_norm = tf.keras.layers.BatchNormalization(**norm)
-    self.depthwise = depthwise.DepthwiseConv2D(
+      self.expand = _conv_norm(inner, 1, 1, norm)
+    conv = layers.DepthwiseConv2D(
       size,
       stride,
       padding="same",
       use_bias=False,
       depthwise_initializer=_initializer(),
     )
-    self.depthwise_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.depthwise = layers.ConvNorm(conv, **norm)
     squeezed = max(1, int(in_channels * _SQUEEZE))
     self.squeeze = _conv(squeezed, 1, 1, use_bias=se_bias)
     self.excite = _conv(inner, 1, 1, use_bias=se_bias)
-    self.project = _conv(channels, 1, 1)
-    self.project_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.project = _conv_norm(channels, 1, 1, norm)
 
   def call(self, x, training=False):
     if self.expand is not None:
-      x = convolution.normed(self.expand, self.expand_norm, x, training)
-      x = cpu.elementwise(tf.nn.silu, x, training=training)
-    x = convolution.normed(self.depthwise, self.depthwise_norm, x, training)
-    x = cpu.gated(tf.nn.silu, x, self._gate, training=training)
-    return convolution.normed(self.project, self.project_norm, x, training)
+      x = ops.silu(self.expand(x, training=training), training=training)
+    x = self.depthwise(x, training=training)
+    x = ops.gated_silu(x, self._gate, training=training)
+    return self.project(x, training=training)
 
   def _gate(self, mean):
     return tf.sigmoid(self.excite(tf.nn.silu(self.squeeze(mean))))
@@ -188,8 +189,8 @@ def _round_channels(channels: float) -> int:
   return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
-def _conv(channels, size, stride, use_bias=False):
-  return convolution.Conv2D(
+def _conv(channels, size, stride, use_bias):
+  return layers.Conv2D(
     channels,
     size,
     stride,
@@ -197,6 +198,10 @@ def _conv(channels, size, stride, use_bias=False):
     use_bias=use_bias,
     kernel_initializer=_initializer(),
   )
+
+
+def _conv_norm(channels, size, stride, norm):
+  return layers.ConvNorm(_conv(channels, size, stride, use_bias=False), **norm)
 
 
 def _initializer():

@@ -11,8 +11,8 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.kernels import pooling
-from tf_audioset.models import convolution
+from tf_audioset.kernels import ops
+from tf_audioset.models import layers
 from tf_audioset.runtime.errors import UserError
 
 # Blocks in the four stages, and whether they are bottlenecks.
@@ -29,7 +29,7 @@ _EXPANSION = 4
 
 
 @gin.register
-class ResNet(tf.keras.Model):
+class ResNet(layers.Backbone):
   """Features to embedding."""
 
   def __init__(
@@ -51,13 +51,18 @@ class ResNet(tf.keras.Model):
     Raises:
       UserError: If there is no such depth.
     """
-    super().__init__(name="resnet")
+    super().__init__(
+      "resnet",
+      depth=depth,
+      width=width,
+      batch_norm_momentum=batch_norm_momentum,
+      batch_norm_epsilon=batch_norm_epsilon,
+    )
     if depth not in _STAGES:
       raise UserError(f"ResNet.depth is {depth}; allowed are {[*_STAGES]}.")
     blocks_a_stage, bottleneck = _STAGES[depth]
     norm = dict(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon)
-    self.stem = _conv(width, 7, 2, padding="valid")
-    self.stem_norm = tf.keras.layers.BatchNormalization(**norm)
+    self.stem = _conv_norm(width, 7, 2, norm, padding="valid")
     self._pool = tf.keras.layers.MaxPool2D(3, 2, padding="same")
     self.blocks_a_stage = tuple(blocks_a_stage)
     self.blocks = []
@@ -89,11 +94,11 @@ class ResNet(tf.keras.Model):
     del seed
     # The reference pads 3 on each side here; elsewhere "same" is its padding.
     x = tf.pad(features, [[0, 0], [3, 3], [3, 3], [0, 0]])
-    x = tf.nn.relu(convolution.normed(self.stem, self.stem_norm, x, training))
+    x = tf.nn.relu(self.stem(x, training=training))
     x = self._pool(x)
     for block in self.blocks:
       x = block(x, training=training)
-    return pooling.mean(x)
+    return ops.mean(x)
 
 
 class _Block(tf.keras.layers.Layer):
@@ -104,35 +109,31 @@ class _Block(tf.keras.layers.Layer):
     self.out_channels = channels * (_EXPANSION if bottleneck else 1)
     if bottleneck:
       self.convs = [
-        _conv(channels, 1, 1),
-        _conv(channels, 3, stride),
-        _conv(self.out_channels, 1, 1),
+        _conv_norm(channels, 1, 1, norm),
+        _conv_norm(channels, 3, stride, norm),
+        _conv_norm(self.out_channels, 1, 1, norm),
       ]
     else:
-      self.convs = [_conv(channels, 3, stride), _conv(channels, 3, 1)]
-    self.norms = [
-      tf.keras.layers.BatchNormalization(**norm) for _ in self.convs
-    ]
+      self.convs = [
+        _conv_norm(channels, 3, stride, norm),
+        _conv_norm(channels, 3, 1, norm),
+      ]
     self.projection = None
     if stride != 1 or in_channels != self.out_channels:
-      self.projection = _conv(self.out_channels, 1, stride)
-      self.projection_norm = tf.keras.layers.BatchNormalization(**norm)
+      self.projection = _conv_norm(self.out_channels, 1, stride, norm)
 
   def call(self, x, training=False):
     shortcut = x
     if self.projection is not None:
-      shortcut = convolution.normed(
-        self.projection, self.projection_norm, x, training
-      )
-    for conv, norm in zip(self.convs, self.norms):
-      if conv is not self.convs[0]:
-        x = tf.nn.relu(x)
-      x = convolution.normed(conv, norm, x, training)
-    return tf.nn.relu(x + shortcut)
+      shortcut = self.projection(x, training=training)
+    *first, last = self.convs
+    for conv in first:
+      x = tf.nn.relu(conv(x, training=training))
+    return tf.nn.relu(last(x, training=training) + shortcut)
 
 
-def _conv(channels, size, stride, padding="same"):
-  return convolution.Conv2D(
+def _conv_norm(channels, size, stride, norm, padding="same"):
+  conv = layers.Conv2D(
     channels,
     size,
     stride,
@@ -143,3 +144,4 @@ def _conv(channels, size, stride, padding="same"):
       2.0, "fan_out", "untruncated_normal"
     ),
   )
+  return layers.ConvNorm(conv, **norm)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import gin
 import tensorflow as tf
 
-from tf_audioset.kernels import cpu
-from tf_audioset.models import convolution, gelu, stochastic, weights
+from tf_audioset.models import layers, stochastic
 from tf_audioset.runtime import gin_config
 from tf_audioset.runtime.errors import UserError
 
@@ -27,7 +26,7 @@ _EXPANSION = 4
 
 
 @gin.register
-class ViT(tf.keras.Model):
+class ViT(layers.Backbone):
   """Features to embedding: the mean over the tokens of all patches."""
 
   def __init__(
@@ -53,7 +52,14 @@ class ViT(tf.keras.Model):
       UserError: If there is no such variant, there are no blocks, a chunk is
         shorter than a patch, or the rate is not in [0, 1).
     """
-    super().__init__(name="vit")
+    super().__init__(
+      "vit",
+      variant=variant,
+      depth=depth,
+      patch_size=patch_size,
+      max_frames=max_frames,
+      stochastic_depth_rate=stochastic_depth_rate,
+    )
     if variant not in _VARIANTS:
       raise UserError(
         f"ViT.variant is {variant!r}; allowed are {[*_VARIANTS]}."
@@ -75,9 +81,7 @@ class ViT(tf.keras.Model):
       for i in range(depth)
       for _ in range(2)
     ]
-    self.patches = convolution.Conv2D(
-      self.embedding_size, patch_size, patch_size
-    )
+    self.patches = layers.Conv2D(self.embedding_size, patch_size, patch_size)
     self.positions = _Positions(max_frames // patch_size)
     self.branches = []
     for _ in range(depth):
@@ -119,7 +123,9 @@ class ViT(tf.keras.Model):
     drop = stochastic.depth(self._drop_rates, x, seed, training=training)
     for number, branch in enumerate(self.branches):
       x += drop(branch(x, training=training), number)
-    x = tf.reshape(self.norm(x), [batch, -1, self.embedding_size])
+    x = tf.reshape(
+      self.norm(x, training=training), [batch, -1, self.embedding_size]
+    )
     # In float32: in bfloat16 a sum over thousands loses most of them.
     return tf.cast(tf.reduce_mean(tf.cast(x, tf.float32), axis=1), x.dtype)
 
@@ -140,7 +146,7 @@ class ViT(tf.keras.Model):
     return tf.reshape(features, [-1, chunk_frames, *features.shape[2:]])
 
 
-class _Positions(weights.FullPrecision):
+class _Positions(layers.Layer):
   """Adds what is learned for each time and for each frequency."""
 
   def __init__(self, max_times):
@@ -167,8 +173,7 @@ class _Positions(weights.FullPrecision):
         f"for {self.frequency_table.shape[1]}."
       )
     times, frequencies = (
-      weights.cast(table, x.dtype)
-      for table in (self.time_table, self.frequency_table)
+      self.cast(table) for table in (self.time_table, self.frequency_table)
     )
     return x + times[: _size(x, 1)] + frequencies
 
@@ -186,16 +191,15 @@ class _Attention(tf.keras.layers.Layer):
   def call(self, x, training=False):
     batch, num_tokens, width = _size(x, 0), _size(x, 1), x.shape[-1]
     head_width = width // self._num_heads
-    qkv = self.qkv(tf.reshape(self.norm(x), [-1, width]), training=training)
+    qkv = self.qkv(self.norm(x, training=training), training=training)
     qkv = tf.reshape(qkv, [batch, num_tokens, 3, self._num_heads, head_width])
     # Each is [batch, heads, tokens, head_width].
     query, key, value = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))
     logits = tf.matmul(query * head_width**-0.5, key, transpose_b=True)
     shares = tf.nn.softmax(tf.cast(logits, tf.float32))
     x = tf.matmul(tf.cast(shares, value.dtype), value)
-    rows = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1, width])
-    rows = self.project(rows, training=training)
-    return tf.reshape(rows, [batch, num_tokens, width])
+    x = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, num_tokens, width])
+    return self.project(x, training=training)
 
 
 class _MLP(tf.keras.layers.Layer):
@@ -204,25 +208,12 @@ class _MLP(tf.keras.layers.Layer):
   def __init__(self, width):
     super().__init__()
     self.norm = _layer_norm()
-    self.widen = _dense(_EXPANSION * width)
+    self.widen = _dense(_EXPANSION * width, gelu="exact")
     self.narrow = _dense(width)
 
   def call(self, x, training=False):
-    batch, num_tokens, width = _size(x, 0), _size(x, 1), x.shape[-1]
-    rows = self.widen(tf.reshape(self.norm(x), [-1, width]), training=training)
-    rows = self.narrow(gelu.gelu(rows), training=training)
-    return tf.reshape(rows, [batch, num_tokens, width])
-
-
-class _Dense(weights.FullPrecision, tf.keras.layers.Dense):
-  """Keras's, of a matrix: on a CPU, its product takes bias and GELU along."""
-
-  def call(self, x, training=False):
-    kernel, bias = (weights.cast(v, x.dtype) for v in (self.kernel, self.bias))
-    # TensorFlow joins the three only if the shape is known, which a variable's
-    # is not in an export.
-    bias = tf.ensure_shape(bias, self.bias.shape)
-    return cpu.add_bias(tf.matmul(x, kernel), bias, training=training)
+    x = self.widen(self.norm(x, training=training), training=training)
+    return self.narrow(x, training=training)
 
 
 def _size(x, axis):
@@ -230,12 +221,12 @@ def _size(x, axis):
   return x.shape[axis] or tf.shape(x)[axis]
 
 
-def _dense(units):
-  return _Dense(units, kernel_initializer=_initializer())
+def _dense(units, gelu=None):
+  return layers.Dense(units, gelu, kernel_initializer=_initializer())
 
 
 def _layer_norm():
-  return tf.keras.layers.LayerNormalization(epsilon=1e-6)
+  return layers.LayerNorm(epsilon=1e-6)
 
 
 def _initializer():

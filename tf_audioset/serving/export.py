@@ -22,8 +22,8 @@ TF Serving's warm-up requests.
 
 It is a plain `tf.Module` of functions and variables: loading it needs neither
 this package nor Keras, tensorflow-addons or tensorflow-io. `model_variables`
-are the tagger's, for `batched` and for training on; `ready_variables` are what
-the others compute with in their place, see `models/weights.py`.
+are the tagger's, for `batched` and for training on; `folded_variables` are what
+the others compute with in their place, see `models/folding.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from absl import logging
 
 from tf_audioset.data import labels, records
 from tf_audioset.data import pipeline as pipeline_lib
-from tf_audioset.models import weights
+from tf_audioset.models import folding
 from tf_audioset.runtime import messages, storage
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import warmup, wav
@@ -105,8 +105,9 @@ def export(
   module = _ExportedModule(name="tagger")
   # The variables alone: the tagger itself would bring its Keras layers along.
   module.model_variables = list(tagger.variables)
+  folded = folding.fold_batch_norms(tagger, tf.zeros([1, min_samples]))
 
-  def outputs(waveform, engine=None):
+  def outputs(tagger, waveform, engine=None):
     embedding = tagger.embed(waveform, engine)
     logits = tagger.head(embedding)
     return {
@@ -122,7 +123,8 @@ def export(
     experimental_attributes={"_noinline": True},
   )
   def score(waveform):
-    return outputs(pipeline_lib.pad(_checked(waveform), min_samples, padding))
+    padded = pipeline_lib.pad(_checked(waveform), min_samples, padding)
+    return outputs(folded, padded)
 
   @tf.function(
     autograph=False,
@@ -133,7 +135,7 @@ def export(
     # XLA needs to know the length, which `pad` computes when it is run.
     padded.set_shape([batch_size, max(num_samples, min_samples)])
     # XLA has no float64 FFT.
-    return outputs(padded, engine="matmul")
+    return outputs(tagger, padded, engine="matmul")
 
   @tf.function(autograph=False, input_signature=[])
   def describe():
@@ -145,10 +147,9 @@ def export(
       "padding": tf.constant(padding),
     }
 
-  silence = tf.zeros([1, min_samples])
+  one_graph = score.get_concrete_function()
   # In `batched`, XLA and a TPU do with the model's own variables.
-  with weights.kept(lambda: tagger(silence)) as module.ready_variables:
-    one_graph = score.get_concrete_function()
+  module.folded_variables = list(folded.variables)
   signatures = {
     "serving_default": one_graph,
     "batched": score_batch.get_concrete_function(),

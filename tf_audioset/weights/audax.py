@@ -107,45 +107,38 @@ def _some(names: list[str]) -> str:
 
 def _resnet(backbone) -> dict[str, tf.Variable]:
   variables = {
-    **_conv("encoder/conv_init", backbone.stem),
-    **_batch_norm("encoder/bn_init", backbone.stem_norm),
+    **_conv("encoder/conv_init", backbone.stem.conv),
+    **_batch_norm("encoder/bn_init", backbone.stem.norm),
   }
   for i, block in enumerate(backbone.blocks):
     path = f"encoder/ResNetBlock_{i}"
-    for j, (conv, norm) in enumerate(zip(block.convs, block.norms)):
-      variables |= _conv(f"{path}/Conv_{j}", conv)
-      variables |= _batch_norm(f"{path}/BatchNorm_{j}", norm)
+    for j, part in enumerate(block.convs):
+      variables |= _conv(f"{path}/Conv_{j}", part.conv)
+      variables |= _batch_norm(f"{path}/BatchNorm_{j}", part.norm)
     if block.projection is not None:
-      variables |= _conv(f"{path}/conv_proj", block.projection)
-      variables |= _batch_norm(f"{path}/norm_proj", block.projection_norm)
+      variables |= _conv(f"{path}/conv_proj", block.projection.conv)
+      variables |= _batch_norm(f"{path}/norm_proj", block.projection.norm)
   return variables
 
 
 def _efficientnet(backbone) -> dict[str, tf.Variable]:
-  def conv_norm(path, conv, norm):
+  def conv_norm(path, part):
     return {
-      **_conv(f"{path}/Conv_0", conv),
-      **_batch_norm(f"{path}/BatchNorm_0", norm),
+      **_conv(f"{path}/Conv_0", part.conv),
+      **_batch_norm(f"{path}/BatchNorm_0", part.norm),
     }
 
   variables = {
-    **conv_norm(
-      "encoder/ConvNormActivation_0", backbone.stem, backbone.stem_norm
-    ),
-    **conv_norm(
-      "encoder/ConvNormActivation_1", backbone.head, backbone.head_norm
-    ),
+    **conv_norm("encoder/ConvNormActivation_0", backbone.stem),
+    **conv_norm("encoder/ConvNormActivation_1", backbone.head),
   }
   for i, block in enumerate(backbone.blocks):
     path = f"encoder/MBConv_{i}"
-    parts = [
-      (block.depthwise, block.depthwise_norm),
-      (block.project, block.project_norm),
-    ]
+    parts = [block.depthwise, block.project]
     if block.expand is not None:
-      parts.insert(0, (block.expand, block.expand_norm))
-    for j, (conv, norm) in enumerate(parts):
-      variables |= conv_norm(f"{path}/ConvNormActivation_{j}", conv, norm)
+      parts.insert(0, block.expand)
+    for j, part in enumerate(parts):
+      variables |= conv_norm(f"{path}/ConvNormActivation_{j}", part)
     gate = f"{path}/SqueezeAndExcitation_0"
     variables |= _conv(f"{gate}/reduce", block.squeeze)
     variables |= _conv(f"{gate}/expand", block.excite)

@@ -71,21 +71,25 @@ def _pairs(backbone) -> Iterator[_Pair]:
 
 
 def _of_resnet(model) -> Iterator[_Pair]:
-  yield "conv1.weight", model.stem.kernel, _stem_kernel
-  yield from _batch_norm("bn1", model.stem_norm)
+  yield "conv1.weight", model.stem.conv.kernel, _stem_kernel
+  yield from _batch_norm("bn1", model.stem.norm)
   for place, block in _numbered(model.blocks, model.blocks_a_stage, first=1):
     place = f"layer{place}"
-    for i, (conv, norm) in enumerate(zip(block.convs, block.norms), start=1):
-      yield f"{place}.conv{i}.weight", conv.kernel, _kernel
-      yield from _batch_norm(f"{place}.bn{i}", norm)
+    for i, part in enumerate(block.convs, start=1):
+      yield f"{place}.conv{i}.weight", part.conv.kernel, _kernel
+      yield from _batch_norm(f"{place}.bn{i}", part.norm)
     if block.projection is not None:
-      yield f"{place}.downsample.0.weight", block.projection.kernel, _kernel
-      yield from _batch_norm(f"{place}.downsample.1", block.projection_norm)
+      yield (
+        f"{place}.downsample.0.weight",
+        block.projection.conv.kernel,
+        _kernel,
+      )
+      yield from _batch_norm(f"{place}.downsample.1", block.projection.norm)
 
 
 def _of_efficientnet(model) -> Iterator[_Pair]:
-  yield "conv_stem.weight", model.stem.kernel, _stem_kernel
-  yield from _batch_norm("bn1", model.stem_norm)
+  yield "conv_stem.weight", model.stem.conv.kernel, _stem_kernel
+  yield from _batch_norm("bn1", model.stem.norm)
   for place, block in _numbered(model.blocks, model.blocks_a_stage, first=0):
     place = f"blocks.{place}"
     # Without an expansion the names begin one further.
@@ -93,19 +97,19 @@ def _of_efficientnet(model) -> Iterator[_Pair]:
     if block.expand is None:
       names = [None, "conv_dw", "conv_pw"]
     else:
-      yield f"{place}.conv_pw.weight", block.expand.kernel, _kernel
-      yield from _batch_norm(f"{place}.bn1", block.expand_norm)
+      yield f"{place}.conv_pw.weight", block.expand.conv.kernel, _kernel
+      yield from _batch_norm(f"{place}.bn1", block.expand.norm)
     number = 1 if block.expand is None else 2
-    kernel = block.depthwise.depthwise_kernel
+    kernel = block.depthwise.conv.depthwise_kernel
     yield f"{place}.{names[1]}.weight", kernel, _depthwise_kernel
-    yield from _batch_norm(f"{place}.bn{number}", block.depthwise_norm)
+    yield from _batch_norm(f"{place}.bn{number}", block.depthwise.norm)
     for name, conv in (("reduce", block.squeeze), ("expand", block.excite)):
       yield f"{place}.se.conv_{name}.weight", conv.kernel, _kernel
       yield f"{place}.se.conv_{name}.bias", conv.bias, _same
-    yield f"{place}.{names[2]}.weight", block.project.kernel, _kernel
-    yield from _batch_norm(f"{place}.bn{number + 1}", block.project_norm)
-  yield "conv_head.weight", model.head.kernel, _kernel
-  yield from _batch_norm("bn2", model.head_norm)
+    yield f"{place}.{names[2]}.weight", block.project.conv.kernel, _kernel
+    yield from _batch_norm(f"{place}.bn{number + 1}", block.project.norm)
+  yield "conv_head.weight", model.head.conv.kernel, _kernel
+  yield from _batch_norm("bn2", model.head.norm)
 
 
 def _of_convnext(model) -> Iterator[_Pair]:
