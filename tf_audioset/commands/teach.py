@@ -150,7 +150,7 @@ class _Models:
     self.digests = [scoring.sha256_of(t.directory) for t in self._taggers]
 
   def score(self, first, end, update):
-    """float32 [end - first, num_classes], nan where a clip cannot be read."""
+    """Scores clips: float32 [end - first, num_classes], nan if unreadable."""
     import numpy as np
 
     from tf_audioset.data import pipeline as pipeline_lib

@@ -47,7 +47,7 @@ def has_depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> bool:
 
 
 def _is_wide(x, kernel, stride):
-  """Whether most bands are within the kernel's reach of each other."""
+  """Returns whether most bands are within the kernel's reach of each other."""
   size = kernel.shape[0]
   return stride == 1 and size >= 7 and x.shape[2] <= 6 * size
 
@@ -158,7 +158,7 @@ def _banded(kernel, num_bands):
 
 
 def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-  """`x @ kernel + bias` at each position, without a matrix of all positions.
+  """Computes `x @ kernel + bias` at each position, without reshaping.
 
   Reshaping to such a matrix and back costs copies: ConvNeXt-Tiny's blocks take
   264 ms without and 313 with it. Where both sides are multiples of 128
@@ -221,7 +221,7 @@ def layer_norm(
 
 
 def _split(x):
-  """[..., channels] to [..., channels / 64, 64]."""
+  """Reshapes [..., channels] to [..., channels / 64, 64]."""
   return tf.reshape(x, [-1, *x.shape[1:-1], x.shape[-1] // _SPLIT, _SPLIT])
 
 
@@ -258,7 +258,7 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
 
 
 def _widened(x):
-  """In float32, x and Phi(x)."""
+  """Returns x and Phi(x) in float32."""
   x = tf.cast(x, tf.float32)
   return x, tf.sigmoid(x * tf.math.polyval(_COEFFICIENTS, tf.square(x)))
 

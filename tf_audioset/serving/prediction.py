@@ -113,7 +113,7 @@ def score_decoded(
   *,
   group_clips: int = 32,
 ) -> Iterator[Clip | audio.AudioError]:
-  """`score_files` of what `decode_files` gives."""
+  """Scores what `decode_files` yields; see `score_files`."""
   group, seconds = [], 0.0
   for file, decoded in decoded_files:
     group.append((file, decoded))
@@ -232,7 +232,7 @@ def score_windows(
 
 
 def _ahead(items: Iterator) -> Iterator:
-  """The items, each made by a thread while the one before is used."""
+  """Yields the items, each made by a thread while the one before is used."""
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     coming = pool.submit(next, items, None)
     while (item := coming.result()) is not None:
@@ -241,7 +241,7 @@ def _ahead(items: Iterator) -> Iterator:
 
 
 def clock(seconds: float) -> str:
-  """Such as 0:02:05 or, not at a full second, 0:02:05.25."""
+  """Formats seconds as 0:02:05 or, not at a full second, 0:02:05.25."""
   hundredths = round(seconds * 100)
   whole, rest = divmod(hundredths, 100)
   text = f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

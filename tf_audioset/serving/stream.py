@@ -33,7 +33,7 @@ class Windows:
 
   @property
   def num_samples(self) -> int:
-    """How many samples have arrived."""
+    """Returns how many samples have arrived."""
     return self._offset + len(self._kept)
 
   def add(self, waveform: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -99,7 +99,7 @@ class Listener:
 
   @property
   def audio_seconds(self) -> float:
-    """The length of what has arrived."""
+    """Returns the length of what has arrived."""
     return self._windows.num_samples / self._rate_hz
 
   def hear(
