@@ -139,6 +139,7 @@ class Trainer:
       return (i + 1,)
 
     tf.while_loop(lambda i: i < num_steps, step, (0,))
+    self._average_statistics()
     return self._end_loop(num_steps)
 
   @tf.function(autograph=False)
