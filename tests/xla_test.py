@@ -86,6 +86,12 @@ def test_a_frozen_backbone_with_one_label_a_clip_compiles():
   assert probe >= 20 and everything == 3 * probe - 1
 
 
+@pytest.mark.parametrize("head", ["MeanMaxHead", "AttentionHead"])
+def test_the_heads_compile(head):
+  hlo = _hlo("gin/quickstart.gin", "hlo", f"Tagger.head = @{head}()")
+  assert _objections(hlo) == []
+
+
 def test_what_is_not_allowed_is_found():
   @tf.function(jit_compile=True)
   def dynamic(x):

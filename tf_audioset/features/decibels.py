@@ -68,6 +68,7 @@ class DecibelMel(tf.keras.layers.Layer):
         raise UserError(f"DecibelMel.{name} is {value}; allowed is above 0.")
     self.sample_rate_hz = sample_rate_hz
     self._stft = Stft(window_samples, hop_samples, fft_samples)
+    self.hop_samples = hop_samples
     self._engine = engines.check_name(engine)
     self._min_power = min_power
     self._top_db = top_db

@@ -33,6 +33,7 @@ class LogSpectrogram(tf.keras.layers.Layer):
     # float32 whatever the policy: a log of bfloat16 powers has lost the signal.
     super().__init__(dtype=tf.float32)
     self._stft = Stft(window_samples, hop_samples, fft_samples, alignment)
+    self.hop_samples = hop_samples
     self._engine = engines.check_name(engine)
     self._limits = (min_power, max_power)
     self._filters = None

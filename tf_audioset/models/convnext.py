@@ -88,12 +88,14 @@ class ConvNeXt(layers.Backbone):
     self.embedding_size = channels_a_stage[-1]
     # Fewer frames or bands would leave nothing: reductions do not pad.
     self.min_size = _STEM_STRIDE * 2 ** (len(channels_a_stage) - 1)
+    self.frame_stride = self.min_size
 
   def call(
     self,
     features: tf.Tensor,
     training: bool = False,
     seed: tf.Tensor | None = None,
+    pool: layers.Pool = ops.mean,
   ) -> tf.Tensor:
     """Computes the embedding.
 
@@ -103,9 +105,12 @@ class ConvNeXt(layers.Backbone):
         frames, its caller has to see to that, as exports do, which pad.
       training: Whether blocks are dropped.
       seed: int32 [2], of stochastic depth.
+      pool: Takes the last feature map, in place of its mean. The final norm
+        follows it.
 
     Returns:
-      float [batch, embedding_size], averaged over time and bands.
+      float [batch, embedding_size], averaged over time and bands; or of the
+      shape that `pool` returns.
 
     Raises:
       UserError: If there are too few frames or bands, or blocks are to be
@@ -129,7 +134,7 @@ class ConvNeXt(layers.Backbone):
       for block in blocks:
         x += drop(block(x, training=training), number)
         number += 1
-    x = ops.mean(x)
+    x = pool(x)
     return x if self.norm is None else self.norm(x, training=training)
 
 

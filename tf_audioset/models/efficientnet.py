@@ -39,6 +39,7 @@ _STAGES = (
   (6, 3, 1, 320, 1),
 )
 _STEM_CHANNELS = 32
+_STEM_STRIDE = 2
 _HEAD_CHANNELS = 1280
 # Squeeze-and-excitation squeezes to this share of the block's input.
 _SQUEEZE = 0.25
@@ -84,7 +85,7 @@ class EfficientNet(layers.Backbone):
     width, depth = _VARIANTS[variant]
     norm = dict(momentum=batch_norm_momentum, epsilon=batch_norm_epsilon)
     in_channels = _round_channels(_STEM_CHANNELS * width)
-    self.stem = _conv_norm(in_channels, 3, 2, norm)
+    self.stem = _conv_norm(in_channels, 3, _STEM_STRIDE, norm)
     self.blocks_a_stage = tuple(
       math.ceil(num_blocks * depth) for *_, num_blocks in _STAGES
     )
@@ -114,6 +115,7 @@ class EfficientNet(layers.Backbone):
       for i in range(len(self.blocks))
     ]
     self.embedding_size = _round_channels(_HEAD_CHANNELS * width)
+    self.frame_stride = _STEM_STRIDE * math.prod(s for _, _, s, _, _ in _STAGES)
     self.head = _conv_norm(self.embedding_size, 1, 1, norm)
 
   def call(
@@ -121,6 +123,7 @@ class EfficientNet(layers.Backbone):
     features: tf.Tensor,
     training: bool = False,
     seed: tf.Tensor | None = None,
+    pool: layers.Pool = ops.mean,
   ) -> tf.Tensor:
     """Computes the embedding.
 
@@ -129,9 +132,11 @@ class EfficientNet(layers.Backbone):
       training: Whether batch norm uses, and records, the batch's statistics,
         and blocks are dropped.
       seed: int32 [2], of stochastic depth.
+      pool: Takes the last feature map, in place of its mean.
 
     Returns:
-      float [batch, embedding_size], averaged over time and bands.
+      float [batch, embedding_size], averaged over time and bands; or what
+      `pool` returns.
 
     Raises:
       UserError: If blocks are to be dropped without a seed.
@@ -144,7 +149,7 @@ class EfficientNet(layers.Backbone):
         branch = drop(branch, number) + x
       x = branch
     x = ops.silu(self.head(x, training=training), training=training)
-    return ops.mean(x)
+    return pool(x)
 
 
 class _Block(tf.keras.layers.Layer):

@@ -9,9 +9,15 @@ for inference, see `folding.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from tf_audioset.kernels import ops
+
+# float [batch, out_frames, out_bands, channels] to [batch, channels], or, of
+# frames, to [batch, out_frames, channels]; see `heads.py`.
+Pool = Callable[[tf.Tensor], tf.Tensor]
 
 
 class Backbone(tf.keras.Model):

@@ -24,6 +24,8 @@ _STAGES = {
   152: ((3, 8, 36, 3), True),
   200: ((3, 24, 36, 3), True),
 }
+# Of stem, pool and the last three stages, 2 each.
+_FRAME_STRIDE = 32
 # A bottleneck widens its output by this.
 _EXPANSION = 4
 
@@ -74,12 +76,14 @@ class ResNet(layers.Backbone):
         in_channels = block.out_channels
         self.blocks.append(block)
     self.embedding_size = in_channels
+    self.frame_stride = _FRAME_STRIDE
 
   def call(
     self,
     features: tf.Tensor,
     training: bool = False,
     seed: tf.Tensor | None = None,
+    pool: layers.Pool = ops.mean,
   ) -> tf.Tensor:
     """Computes the embedding.
 
@@ -87,9 +91,11 @@ class ResNet(layers.Backbone):
       features: float [batch, num_frames, num_bands, channels].
       training: Whether batch norm uses, and records, the batch's statistics.
       seed: Not used: nothing here is random.
+      pool: Takes the last feature map, in place of its mean.
 
     Returns:
-      float [batch, embedding_size], averaged over time and bands.
+      float [batch, embedding_size], averaged over time and bands; or what
+      `pool` returns.
     """
     del seed
     # The reference pads 3 on each side here; elsewhere "same" is its padding.
@@ -98,7 +104,7 @@ class ResNet(layers.Backbone):
     x = self._pool(x)
     for block in self.blocks:
       x = block(x, training=training)
-    return ops.mean(x)
+    return pool(x)
 
 
 class _Block(tf.keras.layers.Layer):

@@ -14,10 +14,11 @@ from tf_audioset.runtime import randomness
 
 
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
-  """Zeroes each element with probability `rate` and scales the others up.
+  """Zeroes each channel with probability `rate` and scales the others up.
 
   Args:
-    x: Any float tensor.
+    x: float [batch, channels] or [batch, num_frames, channels]; all frames of a
+      clip lose the same channels.
     rate: In [0, 1).
     seed: int32 [2].
 
@@ -28,7 +29,10 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
   """
   if not rate:
     return x
-  return _drop(x, rate, randomness.uniform(tf.shape(x), seed))
+  shape = tf.shape(x)
+  if x.shape.rank == 3:
+    shape = tf.stack([shape[0], 1, shape[2]])
+  return _drop(x, rate, randomness.uniform(shape, seed))
 
 
 def depth(

@@ -24,12 +24,18 @@ FRONTEND_CONTRACT = (
 BACKBONE_CONTRACT = (
   "a backbone is called with features, float [batch, num_frames, num_bands, "
   "1], with training, a bool, and, if it has that parameter, with seed, int32 "
-  "[2] or None; it returns embeddings, float [batch, embedding_size]"
+  "[2] or None; it returns embeddings, float [batch, embedding_size]. One that "
+  "has the parameter pool gives its last feature map, float [batch, "
+  "out_frames, out_bands, channels], to that function in place of averaging it"
 )
 HEAD_CONTRACT = (
   "a head is a Keras layer whose `units` the tagger sets to the number of "
   "classes before it is built; it is called with embeddings, float32 [batch, "
-  "embedding_size], and returns logits, float32 [batch, num_classes]"
+  "embedding_size], and returns logits, float32 [batch, num_classes]. If it "
+  "has a method pool, the backbone gets that; and if it has a method "
+  "frame_logits, pool returns [batch, out_frames, channels], with which both "
+  "the head and that method are called, which returns float32 [batch, "
+  "out_frames, num_classes]"
 )
 
 
@@ -107,6 +113,13 @@ class Tagger(tf.keras.Model):
     # The loss needs float32, too.
     self.head = head or tf.keras.layers.Dense(num_classes, dtype=tf.float32)
     self.head.units = num_classes
+    if hasattr(self.head, "pool") and not _takes(backbone, "pool"):
+      raise UserError(
+        f"Tagger.head is {_name(self.head)}, which takes the backbone's last "
+        f"feature map; {_name(backbone)} gives pooled embeddings only: choose "
+        "@LinearHead(), or a backbone with a parameter pool, see "
+        "docs/extending.md."
+      )
     self._backbone_draws = _takes(backbone, "seed")
     self._frontend_has_engines = _takes(frontend, "engine")
     self._frontend_trains = _takes(frontend, "training")
@@ -126,7 +139,54 @@ class Tagger(tf.keras.Model):
       waveform: As for `call`.
       engine: Of the front end, in place of its own; see `features.py`.
     """
-    return self._embedding(self.features(waveform, engine), training=False)
+    return self.pooled(self.encode(waveform, engine))
+
+  def encode(self, waveform: tf.Tensor, engine: str | None = None) -> tf.Tensor:
+    """Computes what the head takes.
+
+    Args:
+      waveform: As for `call`.
+      engine: As for `embed`.
+
+    Returns:
+      float [batch, embedding_size]; for a head of frames [batch, num_frames,
+      embedding_size].
+    """
+    return self._encoded(self.features(waveform, engine), training=False)
+
+  def pooled(self, encoded: tf.Tensor) -> tf.Tensor:
+    """Returns embeddings, float [batch, embedding_size], of `encode`'s result.
+
+    That of frames is their mean.
+    """
+    if encoded.shape.rank == 2:
+      return encoded
+    mean = tf.reduce_mean(tf.cast(encoded, tf.float32), axis=1)
+    return tf.cast(mean, encoded.dtype)
+
+  @property
+  def frame_samples(self) -> int | None:
+    """The samples from one of the head's frames to the next.
+
+    None if the head has no frames, or front end and backbone do not tell their
+    steps, in `hop_samples` and `frame_stride`.
+    """
+    hop = getattr(self.frontend, "hop_samples", None)
+    stride = getattr(self.backbone, "frame_stride", None)
+    if not hasattr(self.head, "frame_logits") or None in (hop, stride):
+      return None
+    return hop * stride
+
+  def frame_logits(self, encoded: tf.Tensor) -> tf.Tensor:
+    """Computes the logits of each frame.
+
+    Args:
+      encoded: What `encode` returns, for a head of frames.
+
+    Returns:
+      float32 [batch, num_frames, num_classes].
+    """
+    return self.head.frame_logits(tf.cast(encoded, tf.float32))
 
   def call(self, waveform: tf.Tensor) -> tf.Tensor:
     """The logits of each clip, from all of it.
@@ -140,7 +200,7 @@ class Tagger(tf.keras.Model):
     Returns:
       float32 [batch, num_classes].
     """
-    return self.logits(self.embed(waveform))
+    return self.logits(self.encode(waveform))
 
   def train_logits(
     self, waveform: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
@@ -160,15 +220,15 @@ class Tagger(tf.keras.Model):
     features, targets = self.augmented(
       waveform, targets, augment_seed, training=training
     )
-    embedding = self._embedding(features, training=training, seed=path_seed)
-    embedding = stochastic.dropout(embedding, self._dropout_rate, drop_seed)
-    return self.logits(embedding), targets
+    encoded = self._encoded(features, training=training, seed=path_seed)
+    encoded = stochastic.dropout(encoded, self._dropout_rate, drop_seed)
+    return self.logits(encoded), targets
 
-  def logits(self, embedding: tf.Tensor) -> tf.Tensor:
-    """Computes the logits of embeddings.
+  def logits(self, encoded: tf.Tensor) -> tf.Tensor:
+    """Computes the logits of clips.
 
     Args:
-      embedding: float [batch, embedding_size].
+      encoded: As `encode` returns it.
 
     Returns:
       float32 [batch, num_classes].
@@ -176,7 +236,7 @@ class Tagger(tf.keras.Model):
     Raises:
       UserError: If the head breaks `HEAD_CONTRACT`.
     """
-    logits = self.head(embedding)
+    logits = self.head(encoded)
     if logits.shape.rank != 2 or logits.shape[-1] != self.head.units:
       raise UserError(
         f"{_name(self.head)} returned {_described(logits)} for "
@@ -218,21 +278,24 @@ class Tagger(tf.keras.Model):
       )
     return features
 
-  def _embedding(self, features, *, training, seed=None):
+  def _encoded(self, features, *, training, seed=None):
     """Calls the backbone and checks what it returns."""
     options = {"seed": seed} if self._backbone_draws else {}
-    embedding = self.backbone(
+    if hasattr(self.head, "pool"):
+      options["pool"] = self.head.pool
+    encoded = self.backbone(
       # TFLite does not have [..., tf.newaxis].
       tf.expand_dims(features, -1),
       training=training,
       **options,
     )
-    if not tf.is_tensor(embedding) or embedding.shape.rank != 2:
+    rank = 3 if hasattr(self.head, "frame_logits") else 2
+    if not tf.is_tensor(encoded) or encoded.shape.rank != rank:
       raise UserError(
-        f"{_name(self.backbone)} returned {_described(embedding)}: "
+        f"{_name(self.backbone)} returned {_described(encoded)}: "
         f"{BACKBONE_CONTRACT}."
       )
-    return embedding
+    return encoded
 
   def augmented(
     self,

@@ -13,6 +13,9 @@
       scores float32 [batch, num_windows, num_classes], times_seconds float32
       [num_windows], where each window begins. The last window ends with the
       waveform.
+    frames: waveform as above -> scores float32 [batch, num_frames,
+      num_classes], times_seconds float32 [num_frames], where each frame begins.
+      Only if the model's head scores frames.
     classes: (nothing) -> mid, name string [num_classes]; sample_rate_hz,
       min_samples int32 scalars; padding string scalar
 
@@ -50,6 +53,10 @@ MAX_CLIP_SECONDS = 600
 MAX_SECONDS = 3600
 # This machine's device, also where a TPU's hosts are other machines.
 HERE = "/job:localhost/replica:0/task:0/device:CPU:0"
+NO_FRAMES = (
+  "{} has no scores of frames, which come from a SavedModel whose head scores "
+  "frames, as Tagger.head = @AttentionHead() does."
+)
 # Resampling and lossy decoding overshoot 1 a little; 16-bit samples by far.
 _MAX_PEAK = 2.0
 
@@ -108,11 +115,11 @@ def export(
   folded = folding.fold_batch_norms(tagger, tf.zeros([1, min_samples]))
 
   def outputs(tagger, waveform, engine=None):
-    embedding = tagger.embed(waveform, engine)
-    logits = tagger.head(embedding)
+    encoded = tagger.encode(waveform, engine)
+    logits = tagger.head(encoded)
     return {
       "scores": tf.exp(tagger.loss_function.log_scores(logits)),
-      "embedding": tf.cast(embedding, tf.float32),
+      "embedding": tf.cast(tagger.pooled(encoded), tf.float32),
     }
 
   @tf.function(
@@ -157,6 +164,10 @@ def export(
     "timeline": _timeline_function(one_graph).get_concrete_function(),
     "classes": describe.get_concrete_function(),
   }
+  if folded.frame_samples:
+    signatures["frames"] = _frames_function(
+      folded, min_samples, padding
+    ).get_concrete_function()
   module.functions = list(signatures.values())
   module.score = score
   with tempfile.TemporaryDirectory() as folder:
@@ -170,6 +181,8 @@ def export(
       "validation": validation,
       "thresholds": thresholds,
     }
+    if folded.frame_samples:
+      about["frame_samples"] = folded.frame_samples
     (folder / "tagger.json").write_text(storage.to_json(about, 1) + "\n")
     if config_gin:
       (folder / "config.gin").write_text(config_gin, encoding="utf-8")
@@ -187,7 +200,9 @@ def export(
     # Gradients would double the functions, and the memory that loading takes.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     tf.saved_model.save(module, partial, signatures, options)
-  warmup.write(partial, _requests(min_samples, batch_shape))
+  warmup.write(
+    partial, _requests(min_samples, batch_shape, "frames" in signatures)
+  )
   if partial != directory:
     if tf.io.gfile.exists(directory):
       tf.io.gfile.rmtree(directory)
@@ -227,7 +242,7 @@ def _refuse_other_files(directory: str) -> None:
     )
 
 
-def _requests(min_samples: int, batch_shape: tuple[int, int]):
+def _requests(min_samples: int, batch_shape: tuple[int, int], has_frames: bool):
   """A request of silence for each signature that computes."""
 
   def zeros(*shape):
@@ -237,6 +252,7 @@ def _requests(min_samples: int, batch_shape: tuple[int, int]):
     tf.zeros([min_samples, 1]), records.SAMPLE_RATE_HZ
   )
   second = tf.make_tensor_proto(1.0)
+  frames = [("frames", {"waveform": zeros(1, min_samples)})]
   return [
     ("serving_default", {"waveform": zeros(1, min_samples)}),
     ("batched", {"waveform": zeros(*batch_shape)}),
@@ -249,6 +265,7 @@ def _requests(min_samples: int, batch_shape: tuple[int, int]):
         "hop_seconds": second,
       },
     ),
+    *(frames if has_frames else ()),
   ]
 
 
@@ -334,6 +351,28 @@ def _wav_function(score):
   return score_wav
 
 
+def _frames_function(tagger, min_samples, padding):
+  """The signature `frames`."""
+
+  @tf.function(
+    autograph=False,
+    input_signature=[tf.TensorSpec([None, None], tf.float32, name="waveform")],
+    experimental_attributes={"_noinline": True},  # As `score` has it.
+  )
+  def score_frames(waveform):
+    waveform = _checked(waveform)
+    padded = pipeline_lib.pad(waveform, min_samples, padding)
+    logits = tagger.frame_logits(tagger.encode(padded))
+    # Those that begin in what was padded, or after the end, are left out.
+    num_frames = -(-tf.shape(waveform)[1] // tagger.frame_samples)
+    scores = tf.exp(tagger.loss_function.log_scores(logits))[:, :num_frames]
+    numbers = tf.range(tf.shape(scores)[1], dtype=tf.float32)
+    frame_seconds = tagger.frame_samples / records.SAMPLE_RATE_HZ
+    return {"scores": scores, "times_seconds": numbers * frame_seconds}
+
+  return score_frames
+
+
 def _timeline_function(score):
   """The signature `timeline`; `score` is as in `_wav_function`."""
 
@@ -414,6 +453,7 @@ class ExportedTagger:
     padding: How, see `data.pad`.
     window_samples: Length of the clips that it was trained on, which windows
       of longer recordings should have.
+    frame_samples: From one frame of `frames` to the next; None: it has none.
     thresholds: float64 [num_classes], the score from which on a class is taken
       to be there; nan for a class that the validation had no clip of. None if
       the export holds none.
@@ -449,6 +489,7 @@ class ExportedTagger:
     self.padding = facts["padding"].decode()
     about = _about(directory)
     self.window_samples = about.get("window_samples", self.min_samples)
+    self.frame_samples = about.get("frame_samples")
     thresholds = about.get("thresholds")
     self.thresholds = thresholds and np.array(thresholds["values"], np.float64)
 
@@ -509,6 +550,26 @@ class ExportedTagger:
       waveform=tf.constant(waveform[np.newaxis], tf.float32),
       window_seconds=tf.constant(window_seconds, tf.float32),
       hop_seconds=tf.constant(hop_seconds, tf.float32),
+    )
+    return result["scores"][0].numpy()
+
+  def frames(self, waveform: np.ndarray) -> np.ndarray:
+    """Scores the frames of a waveform, see the signature `frames`.
+
+    Args:
+      waveform: float32 [num_samples], at `sample_rate_hz`, at most
+        `MAX_CLIP_SECONDS` long.
+
+    Returns:
+      float32 [num_frames, num_classes]; a frame begins each `frame_samples`.
+
+    Raises:
+      UserError: If the model has no such signature.
+    """
+    if self.frame_samples is None:
+      raise UserError(NO_FRAMES.format(self.directory))
+    result = self._module.signatures["frames"](
+      waveform=tf.constant(waveform[np.newaxis], tf.float32)
     )
     return result["scores"][0].numpy()
 

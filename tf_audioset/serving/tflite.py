@@ -49,11 +49,11 @@ def convert(
   )
   def score(waveform):
     padded = pipeline_lib.pad(waveform, min_samples, padding)
-    embedding = tagger.embed(padded, engine="fft32")
-    logits = tagger.head(embedding)
+    encoded = tagger.encode(padded, engine="fft32")
+    logits = tagger.head(encoded)
     return {
       "scores": tf.exp(tagger.loss_function.log_scores(logits)),
-      "embedding": tf.cast(embedding, tf.float32),
+      "embedding": tf.cast(tagger.pooled(encoded), tf.float32),
     }
 
   # The variables alone: the tagger would bring its Keras layers along.

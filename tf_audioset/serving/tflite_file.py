@@ -76,6 +76,7 @@ class TFLiteFile:
 
   Attributes:
     directory: Path of the file.
+    frame_samples: None: it has no scores of frames.
     classes, sample_rate_hz, min_samples, padding, window_samples, thresholds:
       As those of `export.ExportedTagger`.
   """
@@ -90,6 +91,7 @@ class TFLiteFile:
       UserError: If it is no such file.
     """
     self.directory = path
+    self.frame_samples = None
     try:
       with tf.io.gfile.GFile(path, "rb") as file:
         content = file.read()

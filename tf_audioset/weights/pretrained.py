@@ -17,6 +17,8 @@ from tf_audioset.serving import export
 
 # What TensorFlow puts behind a variable's name in a checkpoint.
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+# Of the head: its norm, and the weights of an `AttentionHead`'s parts.
+_WITHOUT_CLASSES = ("head/norm/", "head/part_weights")
 # What does not decide which numbers the network gets and makes of them: it acts
 # in training alone, or is another way to the same numbers.
 _MAY_DIFFER = re.compile(r"\.(engine|\w*_rate|\w*momentum)$")
@@ -234,8 +236,8 @@ def _read(folder: str, name: str) -> str:
 
 
 def _has_classes(name: str) -> bool:
-  """Whether a variable has numbers for each class: the head's, but its norm."""
-  return name.startswith("head/") and not name.startswith("head/norm/")
+  """Whether a variable has numbers for each class: most of the head's do."""
+  return name.startswith("head/") and not name.startswith(_WITHOUT_CLASSES)
 
 
 def _names(tagger) -> list[str]:
