@@ -192,7 +192,7 @@ def retry(
 
 
 class ServedTagger:
-  """What `export.ExportedTagger` is, but computed by a server."""
+  """What `exported_tagger.ExportedTagger` is, but computed by a server."""
 
   def __init__(
     self,
@@ -227,7 +227,7 @@ class ServedTagger:
       self.sample_rate_hz = int(facts["sample_rate_hz"])
 
   def score(self, waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `export.ExportedTagger.score`."""
+    """As `exported_tagger.ExportedTagger.score`."""
     if self._signature == "wav":
       inputs = {"wav": np.array([*map(self._wav, waveform)], object)}
     else:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import soxr
 
-from tf_audioset.serving import events, export, prediction
+from tf_audioset.serving import events, exported_tagger, prediction
 
 # So many windows are scored at once when a stream is faster than real time.
 _GROUP = 32
@@ -72,7 +72,7 @@ class Listener:
 
   def __init__(
     self,
-    tagger: export.ExportedTagger,
+    tagger: exported_tagger.ExportedTagger,
     detector: events.Detector,
     *,
     window_seconds: float,
