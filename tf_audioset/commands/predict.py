@@ -82,7 +82,7 @@ flags.DEFINE_bool("timeline", False, "Score windows, not whole files.")
 flags.DEFINE_bool(
   "frames",
   False,
-  "With --timeline: score frames, as models with an attention head can. Windows "
+  "With --timeline: score frames, as models with attention heads can; windows "
   "are then what the model sees at once.",
 )
 flags.DEFINE_float(
