@@ -13,9 +13,9 @@ _PACKAGE = command.ROOT / "tf_audioset"
 _ORDER = (
   "runtime",
   "data",
-  "preparation",
   "kernels",
   "features",
+  "preparation",
   "models",
   "evaluation",
   "serving",

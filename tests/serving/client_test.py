@@ -16,7 +16,6 @@ from tests import command, model_server, toy
 from tf_audioset.data import labels
 from tf_audioset.serving import (
   client,
-  export,
   exported_tagger,
   prediction,
   signatures,
@@ -152,7 +151,7 @@ def test_other_mistakes_are_invalid_arguments(
 
 def test_all_clips_of_a_request_have_a_limit(monkeypatch):
   monkeypatch.setattr(signatures, "MAX_SECONDS", 2)
-  checked = tf.function(export._checked)
+  checked = tf.function(signatures._checked)
   checked(tf.zeros([2, 16000]))
   with pytest.raises(
     tf.errors.InvalidArgumentError, match="of a request 2 s, .*3 16000"

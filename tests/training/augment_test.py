@@ -6,6 +6,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
+from tf_audioset.runtime.errors import UserError
 from tf_audioset.training import augment
 
 _SEED = tf.constant([3, 4])
@@ -134,3 +135,97 @@ def test_the_seed_decides_and_xla_agrees():
   assert np.any(both(_SEED + 1) != eager)
   compiled = tf.function(both, jit_compile=True)
   np.testing.assert_allclose(compiled(_SEED), eager, atol=1e-5)
+
+
+def _shifts(waveform, max_share=0.5):
+  """How many pieces of 160 samples each clip is moved to the right."""
+  roll = augment.TimeRoll(max_share)
+  out = roll(tf.constant(waveform), _SEED).numpy()
+  num = waveform.shape[1] // 160
+  # Clips whose samples all differ: the first one tells the shift.
+  shifts = (out == waveform[:, :1]).argmax(axis=1) // 160
+  for row, moved, shift in zip(waveform, out, shifts):
+    np.testing.assert_array_equal(moved, np.roll(row, 160 * shift))
+  return (shifts + num // 2) % num - num // 2
+
+
+@pytest.mark.parametrize("num_samples", [20 * 160, 21 * 160])
+def test_a_roll_is_uniform_over_the_clip(num_samples):
+  clip = np.arange(num_samples, dtype=np.int16)
+  shifts = _shifts(np.tile(clip, [4000, 1]))
+  num = num_samples // 160
+  counts = np.bincount(shifts + num // 2, minlength=num)
+  assert len(counts) == num
+  assert scipy.stats.chisquare(counts).pvalue > 1e-3
+  table = scipy.stats.contingency.crosstab(
+    shifts[::2] // 4, shifts[1::2] // 4
+  ).count
+  assert scipy.stats.chi2_contingency(table).pvalue > 1e-3
+
+
+def test_a_roll_by_a_share_of_the_clip():
+  clip = np.arange(40 * 160, dtype=np.float32)
+  shifts = _shifts(np.tile(clip, [4000, 1]), max_share=0.1)
+  counts = np.bincount(shifts + 4, minlength=9)
+  assert len(counts) == 9  # From -4 to 4.
+  assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_a_roll_of_an_odd_length_is_a_roll():
+  clip = np.arange(1601, dtype=np.int16)
+  (out,) = augment.TimeRoll()(tf.constant(clip[np.newaxis]), _SEED).numpy()
+  assert out[0] != 0
+  np.testing.assert_array_equal(out, np.roll(clip, -int(out[0])))
+
+
+def test_a_gain_is_uniform_in_decibels():
+  rng = np.random.default_rng(1)
+  waveform = np.float32(rng.normal(size=[4000, 10]))
+  out = augment.Gain(-7, 6)(tf.constant(waveform), _SEED).numpy()
+  factors = out / waveform
+  np.testing.assert_allclose(factors, factors[:, :1].repeat(10, 1), rtol=1e-5)
+  gain_db = 20 * np.log10(factors[:, 0])
+  uniform = scipy.stats.uniform(-7, 13)
+  assert scipy.stats.kstest(gain_db, uniform.cdf).pvalue > 1e-3
+  assert abs(scipy.stats.pearsonr(gain_db[::2], gain_db[1::2])[0]) < 0.1
+
+
+def test_the_same_seed_moves_and_amplifies_alike():
+  waveform = tf.random.stateless_normal([5, 1600], [1, 1])
+  for part in (augment.TimeRoll(), augment.Gain()):
+    first = part(waveform, _SEED)
+    np.testing.assert_array_equal(first, part(waveform, _SEED))
+    assert np.any(first != part(waveform, tf.constant([3, 5])))
+    compiled = tf.function(part, jit_compile=True)(waveform, _SEED)
+    np.testing.assert_allclose(compiled, first, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: augment.TimeRoll(0), "TimeRoll.max_share is 0; allowed is"),
+    (lambda: augment.TimeRoll(0.6), "TimeRoll.max_share is 0.6; allowed is"),
+    (lambda: augment.Gain(3, -3), "Gain.low_db is 3 and Gain.high_db is -3"),
+    (lambda: augment.Gain(0, np.inf), "both finite"),
+  ],
+)
+def test_rolls_and_gains_that_are_none_are_refused(make, message):
+  with pytest.raises(UserError, match=message):
+    make()
+
+
+def test_the_masks_of_the_field():
+  mask = augment.SpecAugment(
+    num_freq_masks=1,
+    max_freq_bands=24,
+    num_time_masks=1,
+    max_time_frames=192,
+    mask_value=-1.0,
+  )
+  out = mask(tf.ones([4000, 1001, 64]), _SEED).numpy()
+  bands = (out == -1).all(axis=1).sum(axis=1)
+  frames = (out == -1).all(axis=2).sum(axis=1)
+  for widths, most in ((bands, 24), (frames, 192)):
+    uniform = np.bincount(widths, minlength=most + 1)
+    assert len(uniform) == most + 1
+    assert scipy.stats.chisquare(uniform).pvalue > 1e-3

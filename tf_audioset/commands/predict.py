@@ -2,7 +2,7 @@
 r"""Tags audio files with an exported model.
 
   python tools/predict.py --saved_model DIR FILE...
-  python tools/predict.py --saved_model DIR --timeline \
+  python tools/predict.py --saved_model DIR --timeline [--frames] \
       [--png_dir DIR] [--events tsv|audacity|raven [--events_dir DIR]] FILE...
   ffmpeg ... -f wav - | python tools/predict.py --saved_model DIR --stream
 
@@ -79,6 +79,12 @@ flags.DEFINE_string(
   "CSV, or what --json or --tsv says.",
 )
 flags.DEFINE_bool("timeline", False, "Score windows, not whole files.")
+flags.DEFINE_bool(
+  "frames",
+  False,
+  "With --timeline: score frames, as models with attention heads can; windows "
+  "are then what the model sees at once.",
+)
 flags.DEFINE_float(
   "window_seconds",
   None,
@@ -235,6 +241,7 @@ def _is_given(name: str) -> bool:
 
 
 _TIMELINE_FLAGS = (
+  "frames",
   "window_seconds",
   "hop_seconds",
   "png_dir",
@@ -251,6 +258,7 @@ _STREAM_FLAGS = (
 )
 _FILE_FLAGS = (
   "timeline",
+  "frames",
   "embeddings",
   "png_dir",
   "audacity_dir",

@@ -18,6 +18,7 @@ from tf_audioset.runtime import outputs
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import (
   event_text,
+  frames,
   inputs,
   page,
   picture,
@@ -34,6 +35,8 @@ STYLES = (result_text.JSON, result_text.CSV, result_text.TSV)
 def predict(files: inputs.Inputs) -> int:
   """Tags files and returns the exit code."""
   tagger = tflite_file.load(FLAGS.saved_model)
+  if FLAGS.frames:
+    frames.check(tagger)
   # Thresholds that do not fit are told now.
   predict_choices.detector(tagger)
   choice = predict_choices.choice(tagger)
@@ -250,9 +253,10 @@ class _Page:
         f"most --html_max_minutes={FLAGS.html_max_minutes:g} in all"
       )
     window_seconds, hop_seconds = _window_and_hop(self._tagger)
+    frames_of = "frames of " if FLAGS.frames else ""
     facts = [
-      f"Model {FLAGS.saved_model}, windows of {window_seconds:g} s, one each "
-      f"{hop_seconds:g} s. Click a picture or an event to hear it."
+      f"Model {FLAGS.saved_model}, {frames_of}windows of {window_seconds:g} s, "
+      f"one each {hop_seconds:g} s. Click a picture or an event to hear it."
     ]
     content = page.page("Sound events", facts, self._recordings)
     writer.write(FLAGS.html, content.encode())
@@ -285,7 +289,8 @@ class _Timeline:
 
   def parts(self, path):
     window_seconds, hop_seconds = _window_and_hop(self._tagger)
-    for part in prediction.score_windows(
+    score = frames.score_frames if FLAGS.frames else prediction.score_windows
+    for part in score(
       self._tagger,
       path,
       window_seconds=window_seconds,

@@ -183,6 +183,9 @@ class SplitInfo:
   ids_sha256: str  # Of the sorted ids, joined by newlines.
   index: str  # File of the `Index`.
   clips: str = ""  # File of the `ClipTable`; older preparations have none.
+  # Of the log-mel, see `preparation.levels`; older preparations have none.
+  log_mel_mean: float | None = None
+  log_mel_sd: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +205,9 @@ class DatasetInfo:
     # A program that rewrites the file may write 10.0 as 10.
     del content["clip_seconds"], content["sha256"]
     for split in content["splits"].values():
-      del split["total_seconds"]
+      # Nor do these decide it, and older versions did not know them.
+      for name in ("total_seconds", "log_mel_mean", "log_mel_sd"):
+        del split[name]
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -220,6 +225,9 @@ class Split:
   codec: str = "flac"  # Or "pcm16".
   clips_file: str = ""  # Of the `ClipTable`; empty: there is none.
   rows: np.ndarray | None = None  # The table's rows of a `part`.
+  # Mean and standard deviation of the log-mel; None: not measured.
+  log_mel: tuple[float, float] | None = None
+  max_seconds: float | None = None  # Preparation has cut longer clips to this.
 
   @property
   def needs_python(self) -> bool:
@@ -506,7 +514,15 @@ def find_split(data_dir: str, split: str) -> Split:
     info.splits[split].ids_sha256,
     info.codec,
     clips_file=clips and os.path.join(data_dir, clips),
+    log_mel=_log_mel(info.splits[split]),
+    max_seconds=info.clip_seconds,
   )
+
+
+def _log_mel(info: SplitInfo) -> tuple[float, float] | None:
+  if info.log_mel_mean is None or not info.log_mel_sd:
+    return None
+  return info.log_mel_mean, info.log_mel_sd
 
 
 def _write_arrays(path: str, arrays: Index | ClipTable) -> None:

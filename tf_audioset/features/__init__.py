@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turns waveforms into log-mels or log spectrograms, on the device.
 
-`layers` has the two front ends, `mel` the filters, `stft` where the frames are,
-and `engines` the ways to compute the transform. Imports `runtime` only.
+`layers` has the two front ends, `normalisation` what may follow them, `mel` the
+filters, `stft` where the frames are, and `engines` the ways to compute the
+transform. Imports `runtime` only.
 """
 
 from tf_audioset.features.engines import ENGINES
@@ -13,14 +14,17 @@ from tf_audioset.features.mel import (
   mel_filterbank,
   mel_to_hz,
 )
+from tf_audioset.features.normalisation import BandNorm, ScalarNorm
 from tf_audioset.features.stft import ALIGNMENTS, Stft
 
 __all__ = [
   "ALIGNMENTS",
   "ENGINES",
+  "BandNorm",
   "MEL_SCALES",
   "LogMel",
   "LogSpectrogram",
+  "ScalarNorm",
   "Stft",
   "hz_to_mel",
   "mel_filterbank",

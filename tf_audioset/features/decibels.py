@@ -11,7 +11,7 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from tf_audioset.features import engines, mel
+from tf_audioset.features import engines, mel, normalisation
 from tf_audioset.features.stft import Stft
 from tf_audioset.runtime.errors import UserError
 
@@ -79,9 +79,7 @@ class DecibelMel(tf.keras.layers.Layer):
       lower_hz=lower_hz,
       upper_hz=upper_hz,
     )
-    self.norm = tf.keras.layers.BatchNormalization(
-      momentum=norm_momentum, epsilon=norm_epsilon, dtype=tf.float32
-    )
+    self.norm = normalisation.BandNorm(norm_momentum, norm_epsilon)
 
   def num_samples(self, num_frames: int) -> int:
     """Returns the length of the shortest waveform of so many frames."""

@@ -40,6 +40,7 @@ def fold_batch_norms(
     frontend=tagger.frontend,
     backbone=backbone,
     loss=tagger.loss_function,
+    input_norm=tagger.input_norm,
     head=tagger.head,
   )
 

@@ -50,10 +50,13 @@ class Loss(Protocol):
 
 
 class Augmentation(Protocol):
-  """The contract of SpecAugment and Mixup; see `training/augment.py`."""
+  """The contract of the parts of `training/augment.py`."""
 
   def __call__(self, *arguments: tf.Tensor):
-    """Changes features, and targets with Mixup; the last is a seed."""
+    """Changes waveforms or features, and targets with Mixup.
+
+    The last argument is a seed.
+    """
 
 
 @gin.register
@@ -71,6 +74,9 @@ class Tagger(tf.keras.Model):
     backbone: tf.keras.layers.Layer = gin.REQUIRED,
     loss: Loss = gin.REQUIRED,
     head: tf.keras.layers.Layer | None = None,
+    input_norm: tf.keras.layers.Layer | None = None,
+    time_roll: Augmentation | None = None,
+    gain: Augmentation | None = None,
     spec_augment: Augmentation | None = None,
     mixup: Augmentation | None = None,
     dropout_rate: float = 0.0,
@@ -85,6 +91,10 @@ class Tagger(tf.keras.Model):
         `BACKBONE_CONTRACT`; a plain `tf.keras.Model` will do.
       loss: What the logits mean, and what is minimised, see `losses.py`.
       head: Embedding to logits, see `HEAD_CONTRACT`; None: one dense layer.
+      input_norm: Features to features, before the backbone and after
+        augmentation: `features.ScalarNorm` or `BandNorm`; None for none.
+      time_roll: `augment.TimeRoll`, or None for none.
+      gain: `augment.Gain`, or None for none.
       spec_augment: `augment.SpecAugment`, or None for none.
       mixup: `augment.Mixup`, or None for none.
       dropout_rate: Share of the embedding that training drops.
@@ -102,8 +112,11 @@ class Tagger(tf.keras.Model):
     # float32 whatever the policy: Keras would round the waveform.
     super().__init__(name="tagger", dtype=tf.float32)
     self.frontend = frontend
+    self.input_norm = input_norm
     self.backbone = backbone
     self.loss_function = loss
+    self._time_roll = time_roll
+    self._gain = gain
     self._spec_augment = spec_augment
     self._mixup = mixup
     self._dropout_rate = gin_config.check_share(
@@ -121,6 +134,9 @@ class Tagger(tf.keras.Model):
         "docs/extending.md."
       )
     self._backbone_draws = _takes(backbone, "seed")
+    self._norm_trains = input_norm is not None and _takes(
+      input_norm, "training"
+    )
     self._frontend_has_engines = _takes(frontend, "engine")
     self._frontend_trains = _takes(frontend, "training")
 
@@ -283,6 +299,9 @@ class Tagger(tf.keras.Model):
     options = {"seed": seed} if self._backbone_draws else {}
     if hasattr(self.head, "pool"):
       options["pool"] = self.head.pool
+    if self.input_norm is not None:
+      norm_options = {"training": training} if self._norm_trains else {}
+      features = self.input_norm(features, **norm_options)
     encoded = self.backbone(
       # TFLite does not have [..., tf.newaxis].
       tf.expand_dims(features, -1),
@@ -313,6 +332,11 @@ class Tagger(tf.keras.Model):
     Returns:
       float32 features [batch, num_frames, num_bands] and targets.
     """
+    if self._time_roll is not None:
+      waveform = self._time_roll(waveform, randomness.fold_in(seed, 0))
+    if self._gain is not None:
+      waveform = stft.to_float(waveform)
+      waveform = self._gain(waveform, randomness.fold_in(seed, 1))
     features = self.features(waveform, training=training)
     return self.augment(features, targets, seed)
 

@@ -34,7 +34,7 @@ import tensorflow as tf
 import tqdm
 
 from tf_audioset.data import audio, labels, prepared, records
-from tf_audioset.preparation import audit, clip_lists
+from tf_audioset.preparation import audit, clip_lists, levels
 from tf_audioset.runtime import cli, messages, storage
 from tf_audioset.runtime.errors import UserError
 
@@ -534,7 +534,8 @@ def _publish(classes, output_dir, split, options, shards, accounts) -> None:
       }
     )
   files = {"index": f"{split}.index.npz", "clips": f"{split}.clips.npz"}
-  index.build().write(os.path.join(output_dir, files["index"]))
+  index = index.build()
+  index.write(os.path.join(output_dir, files["index"]))
   table.build().write(os.path.join(output_dir, files["clips"]))
   of_split = prepared.SplitInfo(
     num_clips=len(ids),
@@ -542,6 +543,9 @@ def _publish(classes, output_dir, split, options, shards, accounts) -> None:
     shards=described,
     ids_sha256=hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
     **files,
+    **levels.measure(
+      [os.path.join(output_dir, shard.name) for shard in shards], index
+    ),
   )
   _describe(classes, output_dir, split, options, of_split)
 

@@ -23,7 +23,7 @@ _DECODED_AHEAD = 32
 _SCORED_AT_ONCE = 2
 _PART_SECONDS = 10.0
 # Below this, a sample of 16 bits is 0.
-_DIGITAL_SILENCE = 1 / 65536
+DIGITAL_SILENCE = 1 / 65536
 
 SILENT = "holds digital silence and nothing else"
 
@@ -149,7 +149,7 @@ def _score_group(tagger, group):
 
 def _remarks(decoded: audio.Decoded) -> tuple[str, ...]:
   peak = np.abs(decoded.waveform).max()
-  if peak < _DIGITAL_SILENCE and not decoded.remarks:
+  if peak < DIGITAL_SILENCE and not decoded.remarks:
     return (SILENT,)
   return decoded.remarks
 
@@ -212,7 +212,7 @@ def score_windows(
   remarks = []
   blocks = audio.read_blocks(file, sample_rate_hz=rate_hz, remarks=remarks)
   peak = 0.0
-  for block in _ahead(blocks):
+  for block in ahead(blocks):
     peak = max(peak, np.abs(block).max())
     waiting.append(block)
     unseen.append(block)
@@ -226,12 +226,12 @@ def score_windows(
       begin += windows_a_part * hop
       waveform = waveform[windows_a_part * hop :]
     waiting, num_waiting = [waveform], len(waveform)
-  if peak < _DIGITAL_SILENCE and not remarks:
+  if peak < DIGITAL_SILENCE and not remarks:
     remarks.append(SILENT)
   yield part(np.concatenate(waiting), num_waiting, remarks)
 
 
-def _ahead(items: Iterator) -> Iterator:
+def ahead(items: Iterator) -> Iterator:
   """Yields the items, each made by a thread while the one before is used."""
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     coming = pool.submit(next, items, None)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SpecAugment and Mixup on log-mel batches, stateless: the seed is an argument.
+"""Augmentation of batches on the device, stateless: the seed is an argument.
+
+TimeRoll and Gain are for waveforms, SpecAugment and Mixup for features.
 
 Only operations that XLA compiles for a TPU: TensorFlow 2.15 cannot compile
 `stateless_gamma` or a stateless shuffle, so Beta comes from a table of its
@@ -8,6 +10,8 @@ inverse distribution function and a permutation from sorting uniforms.
 
 from __future__ import annotations
 
+import math
+
 import gin
 import numpy as np
 import scipy.special
@@ -15,6 +19,97 @@ import tensorflow as tf
 
 from tf_audioset.runtime import gin_config, randomness
 from tf_audioset.runtime.errors import UserError
+
+# A TPU moves pieces of so many samples, 10 ms, much faster than single ones.
+_PIECE_SAMPLES = 160
+
+
+@gin.register
+class TimeRoll:
+  """Moves each clip in time; what leaves at one end comes in at the other.
+
+  Reference: EAT (Chen et al., 2024) rolls by any time, CED by half a clip.
+  """
+
+  def __init__(self, max_share: float = 0.5):
+    """Sets how far.
+
+    Args:
+      max_share: Of a clip, to both sides: 0.5 moves it to anywhere.
+
+    Raises:
+      UserError: If the share is not above 0 and at most 0.5.
+    """
+    if not 0 < max_share <= 0.5:
+      raise UserError(
+        f"TimeRoll.max_share is {max_share}; allowed is above 0, to 0.5, which "
+        "moves a clip to anywhere. Tagger.time_roll = None switches it off."
+      )
+    self._max_share = max_share
+
+  def __call__(self, waveform: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Moves each clip by a time of its own, uniform and a multiple of 10 ms.
+
+    Args:
+      waveform: [batch, num_samples], of any type; num_samples is known. If it
+        is no multiple of 160, times are multiples of a shorter one.
+      seed: int32 [2].
+
+    Returns:
+      Like `waveform`.
+    """
+    batch, num_samples = tf.shape(waveform)[0], waveform.shape[1]
+    piece = math.gcd(num_samples, _PIECE_SAMPLES)
+    num_pieces = num_samples // piece
+    farthest = int(self._max_share * num_pieces)
+    # As far as half a clip to the left and to the right is the same.
+    num_shifts = min(2 * farthest + 1, num_pieces)
+    draw = randomness.uniform([batch], seed) * num_shifts
+    shift = tf.cast(tf.floor(draw), tf.int32) - farthest
+    source = (tf.range(num_pieces) - shift[:, tf.newaxis]) % num_pieces
+    pieces = tf.reshape(waveform, [batch, num_pieces, piece])
+    rolled = tf.gather(pieces, source, batch_dims=1)
+    return tf.reshape(rolled, tf.shape(waveform))
+
+
+@gin.register
+class Gain:
+  """Makes each clip louder or softer.
+
+  Reference: Koutini et al., "Efficient Training of Audio Transformers with
+  Patchout", 2022, from whose code, with -7 ... 6 dB, the range is.
+  """
+
+  def __init__(self, low_db: float = -7.0, high_db: float = 7.0):
+    """Sets the range.
+
+    Args:
+      low_db: The least gain, in decibels.
+      high_db: The greatest.
+
+    Raises:
+      UserError: If the range is empty or not finite.
+    """
+    if not -math.inf < low_db <= high_db < math.inf:
+      raise UserError(
+        f"Gain.low_db is {low_db} and Gain.high_db is {high_db}: the first "
+        "must be at most the second, and both finite."
+      )
+    self._low_db, self._high_db = float(low_db), float(high_db)
+
+  def __call__(self, waveform: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Multiplies each clip by a factor of its own, uniform in decibels.
+
+    Args:
+      waveform: float32 [batch, num_samples].
+      seed: int32 [2].
+
+    Returns:
+      Like `waveform`; nothing is clipped.
+    """
+    draw = randomness.uniform([tf.shape(waveform)[0], 1], seed)
+    gain_db = self._low_db + draw * (self._high_db - self._low_db)
+    return waveform * tf.exp(gain_db * (math.log(10) / 20))
 
 
 @gin.register

@@ -100,7 +100,11 @@ class Run:
       num_classes=len(self._training.classes),
       steps_per_epoch=self._steps_per_epoch,
     )
-    self._remarks = run_data.check_labels(
+    run_data.set_levels(self._parts.tagger, self._training, self._data_dir)
+    lengths = run_data.check_lengths(
+      self._training, experiment.pipeline.crop_samples, self._data_dir
+    )
+    self._remarks = lengths + run_data.check_labels(
       self._data,
       self._parts.tagger.loss_function,
       needs_metrics=experiment.exported == "best",

@@ -130,6 +130,55 @@ def check_labels(
   return lines
 
 
+def set_levels(tagger, split: prepared.Split, data_dir: str) -> None:
+  """Gives a new tagger's `ScalarNorm` the mean and deviation of the data.
+
+  What is restored afterwards takes their place.
+
+  Raises:
+    UserError: If it needs them and the data does not have them.
+  """
+  norm = tagger.input_norm
+  if not getattr(norm, "is_of_data", False):
+    return
+  if split.log_mel is None:
+    raise UserError(
+      f"{data_dir}: mean and standard deviation of the log-mel, which "
+      "Tagger.input_norm = @ScalarNorm() needs, are not known: prepare the "
+      "data again, or give ScalarNorm.mean and ScalarNorm.sd."
+    )
+  norm.set(*split.log_mel)
+
+
+def check_lengths(
+  split: prepared.Split, crop_samples: int, data_dir: str
+) -> list[str]:
+  """Compares the lengths of crops and clips.
+
+  Returns:
+    A line if all clips are shorter than a crop, so that all are padded.
+
+  Raises:
+    UserError: If that is so because preparation has cut them.
+  """
+  crop_seconds = crop_samples / records.SAMPLE_RATE_HZ
+  if split.max_seconds is not None and split.max_seconds < crop_seconds:
+    raise UserError(
+      f"{data_dir}: Pipeline.crop_seconds is {crop_seconds:g}, but the clips "
+      f"were cut to {split.max_seconds:g} s: prepare them again with "
+      f"--clip_seconds={crop_seconds:g}, or set Pipeline.crop_seconds = "
+      f"{split.max_seconds:g}."
+    )
+  clips = split.clips()
+  if clips is None or clips.num_samples.max() >= crop_samples:
+    return []
+  longest = clips.num_samples.max() / records.SAMPLE_RATE_HZ
+  return [
+    f"warning: Pipeline.crop_seconds is {crop_seconds:g}, and the longest "
+    f"training clip has {longest:g} s: all are padded (Pipeline.padding)"
+  ]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Labels:
   """What is known of the labels of some clips."""

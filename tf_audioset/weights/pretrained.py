@@ -76,7 +76,8 @@ def load(
     root = "average" if has_average else "model"
     keys = [f"{root}/{name}" for name in names]
     parts = tuple(
-      f"{root}/{part}/" for part in ("frontend", "backbone", "head")
+      f"{root}/{part}/"
+      for part in ("frontend", "input_norm", "backbone", "head")
     )
     there = [key for key in shapes if key.startswith(parts)]
   num_classes = shapes.get(keys[-1], [0])[-1]
@@ -153,8 +154,10 @@ def _feature_values(text: str) -> dict[str, object]:
   """
   bound = gin_config.values(text)
   found, owners = {}, []
-  for part in ("frontend", "backbone"):
+  for part in ("frontend", "input_norm", "backbone"):
     value = bound.get(f"Tagger.{part}", "")
+    if value in ("", "None") and part == "input_norm":
+      continue
     found[f"Tagger.{part}"] = value
     owners.append(value)
   if "Pipeline.padding" in bound:
