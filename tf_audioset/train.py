@@ -40,8 +40,9 @@ flags.DEFINE_string("workdir", None, "Where checkpoints and the export go.")
 flags.DEFINE_string(
   "init_from",
   None,
-  "Start a new run from these weights: a checkpoint, a work directory or an "
-  "exported SavedModel. With other classes the head is new.",
+  "Start a new run from these weights: a checkpoint, a work directory, an "
+  "exported SavedModel, or a file of a network trained on images (timm's, "
+  "torchvision's, keras.applications'). With other classes the head is new.",
 )
 flags.DEFINE_bool(
   "allow_other_features",

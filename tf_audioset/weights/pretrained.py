@@ -14,6 +14,7 @@ from tf_audioset.data import labels
 from tf_audioset.runtime import gin_config, gin_types, messages
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import exported_tagger
+from tf_audioset.weights import images
 
 # What TensorFlow puts behind a variable's name in a checkpoint.
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -36,8 +37,9 @@ def load(
 
   Args:
     path: A checkpoint; a folder of checkpoints; a work directory, of which the
-      best checkpoint is taken or, without one, the last; or what
-      `export.export` wrote, or a folder of such versions.
+      best checkpoint is taken or, without one, the last; what `export.export`
+      wrote, or a folder of such versions; or a file of a network that was
+      trained on images, see `images.py`.
     tagger: A built `Tagger`.
     classes: Of its head. Where those of `path` are not known (a checkpoint
       away from its work directory), their numbers are compared.
@@ -53,6 +55,9 @@ def load(
     UserError: If there are no weights, they are another model's, or they were
       trained on other features.
   """
+  if images.is_file(path) and not tf.io.gfile.exists(f"{path}.index"):
+    images.load(path, tagger.backbone)
+    return f"starting from {path}, trained on images; the head is new"
   checkpoint, known_classes, known_config = _find(path)
   try:
     reader = tf.train.load_checkpoint(checkpoint)
