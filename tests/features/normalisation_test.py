@@ -154,7 +154,7 @@ def test_a_run_takes_them_and_exports_them(prepared_folder):
       key = f"{root}/input_norm/{name}/.ATTRIBUTES/VARIABLE_VALUE"
       assert reader.get_tensor(key) == pytest.approx(value, abs=1e-3)
   exported = str(folder / "run" / "saved_model")
-  loaded = tf.saved_model.load(exported)
+  loaded = tf.saved_model.load(export.find(exported))
   scalars = [v.numpy() for v in loaded.model_variables if not v.shape.rank]
   np.testing.assert_allclose(scalars[:2], expected, atol=1e-3)
   scores, _ = export.ExportedTagger(exported).score(np.zeros([1, 8000]))
