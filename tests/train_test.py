@@ -22,7 +22,7 @@ from tf_audioset.data import pipeline as pipeline_lib
 from tf_audioset.data import prepared
 from tf_audioset.runtime import distribution, gin_config, storage
 from tf_audioset.serving import exported_tagger
-from tf_audioset.training import run_data, workdir
+from tf_audioset.training import optimizers, run_data, workdir
 from tf_audioset.weights import audax
 
 _SMALL = (
@@ -999,3 +999,70 @@ def test_every_experiment_takes_a_step(tmp_path, gin_file):
   scores, _ = tagger.score(np.zeros([1, 8000], np.float32))
   assert scores.shape == (1, 3)
   assert np.isfinite(scores).all()
+
+
+_BEST = [
+  f"gin/best/{path.name}"
+  for path in sorted((command.ROOT / "gin" / "best").glob("*.gin"))
+  if path.name not in ("recipe.gin", "distilled.gin")
+]
+# The rest of the table: steps, peak learning rate for 2048 clips, and of Mixup,
+# dropout and a teacher.
+_VALUES = {
+  "resnet18": (20_000, 2e-3, 0.3, 0.4, False),
+  "resnet18_distilled": (20_000, 4e-3, 0.3, 0.2, True),
+  "efficientnet_b0": (20_000, 2e-3, 0.8, 0.4, False),
+  "efficientnet_b0_distilled": (20_000, 4e-3, 0.3, 0.2, True),
+  "convnext_tiny": (10_000, 1e-3, 0.8, 0.4, False),
+  "convnext_tiny_distilled": (20_000, 2e-3, 0.3, 0.2, True),
+}
+
+
+@pytest.mark.parametrize("gin_file", _BEST)
+def test_every_best_experiment_has_the_values_of_its_recipe(gin_file):
+  name = pathlib.Path(gin_file).stem
+  num_steps, peak, alpha, dropout, is_distilled = _VALUES[name]
+  gin_config.load([gin_file], ["Pipeline.teacher = 'unread'"] * is_distilled)
+  whole = experiment.Experiment()
+  assert whole.total_steps(whole.steps_per_epoch(1_786_000)) == num_steps
+  assert whole.steps_per_epoch(1_786_000) == 100
+  rate = optimizers.scaled_learning_rate(
+    whole.base_learning_rate, whole.global_batch_size, "sqrt"
+  )
+  assert rate == pytest.approx(peak, rel=1e-3)
+  assert gin.query_parameter("Mixup.alpha") == alpha
+  assert gin.query_parameter("Tagger.dropout_rate") == dropout
+  has_masks = gin.query_parameter("Tagger.spec_augment") is not None
+  assert has_masks != is_distilled
+
+
+# xla_test has the step of the others.
+def test_a_best_experiment_takes_a_step_and_is_exported(tmp_path):
+  (tmp_path / "records").mkdir()
+  toy.write_dataset(tmp_path / "records", num_train=2, num_eval=2, num_shards=1)
+  gin_config.load(
+    ["gin/best/resnet18.gin"],
+    [
+      "train.global_batch_size = 2",
+      "train.num_steps = 1",
+      "train.epoch_clips = 2",
+      "WarmupCosine.warmup_steps = 0",
+      "Pipeline.crop_seconds = 0.5",
+      "ScalarNorm.mean = -5.0",
+      "ScalarNorm.sd = 4.0",
+    ],
+  )
+  experiment.Experiment().run(
+    distribution.strategy(None),
+    str(tmp_path / "records"),
+    str(tmp_path / "run"),
+  )
+  tagger = export.ExportedTagger(str(tmp_path / "run" / "saved_model"))
+  scores, _ = tagger.score(np.zeros([1, 8000], np.float32))
+  assert scores.shape == (1, 3) and np.isfinite(scores).all()
+
+
+def test_a_distilled_experiment_needs_its_teacher():
+  gin_config.load(["gin/best/resnet18_distilled.gin"])
+  with pytest.raises(ValueError, match="Pipeline.teacher names no table of sc"):
+    experiment.Experiment()

@@ -58,7 +58,14 @@ def _objections(hlo: str) -> list[str]:
   [(file, "optimized_hlo") for file in gin_config.shipped_gin_files()]
   + [
     (file, "hlo")
-    for file in [*_AUDAX, "gin/ced/tiny.gin", "gin/sizes/resnet50.gin"]
+    for file in [
+      *_AUDAX,
+      "gin/ced/tiny.gin",
+      "gin/sizes/resnet50.gin",
+      "gin/best/resnet18.gin",
+      "gin/best/efficientnet_b0.gin",
+      "gin/best/convnext_tiny.gin",
+    ]
   ],
 )
 def test_the_whole_loop_compiles_and_needs_no_host(gin_file, stage):

@@ -8,7 +8,16 @@ import pytest
 import tensorflow as tf
 
 from tests import reference, toy
-from tf_audioset.training import optimizers
+from tf_audioset import features
+from tf_audioset.models import (
+  convnext,
+  efficientnet,
+  heads,
+  resnet,
+  tagger,
+  vit,
+)
+from tf_audioset.training import losses, optimizers
 
 
 @pytest.fixture(name="golden")
@@ -244,6 +253,33 @@ def test_norms_and_biases_can_be_left_without_decay(name, replicas):
     np.testing.assert_allclose(value, like[variable], atol=1e-5)
     other = nothing if "kernel" in variable else everything
     assert np.abs(value - other[variable]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  ("backbone", "head"),
+  [
+    (lambda: resnet.ResNet(18, width=4), heads.MeanMaxHead),
+    (lambda: resnet.ResNet(50, width=4), heads.LinearHead),
+    (efficientnet.EfficientNet, lambda: heads.AttentionHead(2)),
+    (convnext.ConvNeXt, heads.AttentionHead),
+    (lambda: vit.ViT(depth=2), heads.NormHead),
+  ],
+)
+def test_of_every_network_matrices_decay_and_vectors_do_not(backbone, head):
+  model = tagger.Tagger(
+    3,
+    frontend=features.LogMel(),
+    input_norm=features.BandNorm(),
+    backbone=backbone(),
+    head=head(),
+    loss=losses.MultiLabel(),
+  )
+  model(tf.zeros([1, 16000]))
+  optimizer = optimizers.adamw(0.1, 0.3, decay_norms_and_biases=False)
+  for variable in model.trainable_variables:
+    # Kernels, and ViT's tables of positions.
+    decays = optimizer._do_use_weight_decay(variable)
+    assert decays == (variable.shape.rank > 1), variable.name
 
 
 # The loss is a mean over 527 classes, so that most gradients of a model are

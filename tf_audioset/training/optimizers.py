@@ -238,8 +238,11 @@ class _Scaled(tf.keras.optimizers.schedules.LearningRateSchedule):
     return {}
 
 
-# Scales, shifts and biases, by what Keras calls them; "layer_scale" is ours.
-_NORMS_AND_BIASES = r"\b(gamma|beta|bias|layer_scale)(/replica_\d+)?:\d+$"
+# Scales, shifts and biases, by what Keras calls them; ConvNeXt's "layer_scale"
+# and an attention head's "part_weights" are ours.
+_NORMS_AND_BIASES = (
+  r"\b(gamma|beta|bias|layer_scale|part_weights)(/replica_\d+)?:\d+$"
+)
 
 
 def _moments(owner, beta_1, beta_2, epsilon) -> dict[str, float]:

@@ -100,7 +100,6 @@ class Run:
       num_classes=len(self._training.classes),
       steps_per_epoch=self._steps_per_epoch,
     )
-    run_data.set_levels(self._parts.tagger, self._training, self._data_dir)
     lengths = run_data.check_lengths(
       self._training, experiment.pipeline.crop_samples, self._data_dir
     )
@@ -155,6 +154,8 @@ class Run:
         "Tagger.freeze_backbone is True, but the weights are random: give "
         "those to start from with --init_from."
       )
+    if self._restored is None and not initial:
+      run_data.set_levels(tagger, self._training, self._data_dir)
     if self._restored is None and average is not None:
       average.begin()
     step = int(optimizer.iterations.numpy())

@@ -133,8 +133,6 @@ def check_labels(
 def set_levels(tagger, split: prepared.Split, data_dir: str) -> None:
   """Gives a new tagger's `ScalarNorm` the mean and deviation of the data.
 
-  What is restored afterwards takes their place.
-
   Raises:
     UserError: If it needs them and the data does not have them.
   """
