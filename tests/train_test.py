@@ -1057,7 +1057,7 @@ def test_a_best_experiment_takes_a_step_and_is_exported(tmp_path):
     str(tmp_path / "records"),
     str(tmp_path / "run"),
   )
-  tagger = export.ExportedTagger(str(tmp_path / "run" / "saved_model"))
+  tagger = exported_tagger.ExportedTagger(str(tmp_path / "run" / "saved_model"))
   scores, _ = tagger.score(np.zeros([1, 8000], np.float32))
   assert scores.shape == (1, 3) and np.isfinite(scores).all()
 
