@@ -3,6 +3,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -82,3 +83,16 @@ def test_private_tensorflow_is_used_in_one_place(module):
 def test_no_tool_edits_the_search_path():
   for path in (command.ROOT / "tools").glob("*.py"):
     assert "sys.path" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("module", _modules(), ids=str)
+def test_docstrings_of_functions_begin_with_a_verb(module):
+  """In the third person: Returns, Computes, Raises."""
+  tree = ast.parse((_PACKAGE / module).read_text())
+  begins = {
+    node.name: (ast.get_docstring(node) or "Is").split()[0].rstrip(".,;")
+    for node in ast.walk(tree)
+    if isinstance(node, ast.FunctionDef)
+  }
+  others = {k: v for k, v in begins.items() if not re.match("[A-Z][a-z]*s$", v)}
+  assert not others

@@ -185,7 +185,7 @@ def _check_flags() -> None:
 
 
 def _find_split():
-  """The clips; refused if they are none or no class could be scored."""
+  """Finds the clips; refuses a split without clips or classes to score."""
   from tf_audioset.data import prepared
 
   split = prepared.find_split(FLAGS.data_dir, FLAGS.split)
@@ -210,7 +210,7 @@ def _nothing_to_score(num_classes) -> str:
 
 
 def _source(path):
-  """What is evaluated: its kind, its name, and its version, 0 if it has none.
+  """Returns what is evaluated: its kind, name and version (0 without one).
 
   A mistake in the path is told before anything is made.
   """
@@ -241,7 +241,7 @@ def _source(path):
 
 
 def _output_dir(path, version, evaluated) -> str:
-  """--output_dir, or a folder beside `path` that holds no other evaluation."""
+  """Returns --output_dir, or a new folder beside `path`."""
   import tensorflow as tf
 
   if FLAGS.output_dir:
@@ -276,7 +276,7 @@ def _check_places(folder) -> None:
 
 
 def _read_other(split):
-  """What --compare gives, as `_run_model` or `_read_scores` has it."""
+  """Reads what --compare gives, as `_run_model` or `_read_scores` do."""
   import tensorflow as tf
 
   from tf_audioset.serving import tflite_file
@@ -292,7 +292,7 @@ def _read_other(split):
 
 
 def _paired(path, classes, judged, targets, other):
-  """Scores, targets and the other's scores of the clips that all have."""
+  """Returns both systems' scores, and the targets, of the shared clips."""
   other_classes, other_judged, *_ = other
   _check_classes(FLAGS.compare, other_classes.mids, path, classes.mids)
   places, rows = other_judged.rows_of(
@@ -355,7 +355,7 @@ def _check_classes(path, mids, other_path, other_mids) -> None:
 
 
 def _run_model(path, split):
-  """The SavedModel's classes, scores, targets in their order, and digest."""
+  """Scores a split; returns classes, scores, ordered targets and digest."""
   import numpy as np
   import tensorflow as tf
 
@@ -427,7 +427,7 @@ def _run_model(path, split):
 
 
 def _read_scores(path, split):
-  """The classes, scores, no targets, and digest of a file."""
+  """Reads a file of scores: its classes, scores, no targets, its digest."""
   from tf_audioset.evaluation import scoring
 
   scores = scoring.Scores.read(path)

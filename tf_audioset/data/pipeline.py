@@ -147,7 +147,7 @@ class Pipeline:
     context: tf.distribute.InputContext | None = None,
     workers: Sequence[str] = (),
   ) -> tf.data.Dataset:
-    """The endless training stream, from `first_step` on.
+    """Returns the endless training stream, from `first_step` on.
 
     Args:
       split: The clips.
@@ -230,7 +230,7 @@ class Pipeline:
     return lines if teacher is None else [*lines, teacher.about]
 
   def fixed(self, split: prepared.Split) -> dict[str, str]:
-    """What must stay the same for a run to be continued, by name.
+    """Returns what must stay the same for a run to be continued, by name.
 
     Raises:
       UserError: As `training`.
@@ -246,7 +246,7 @@ class Pipeline:
     }
 
   def _teacher(self, split) -> teacher_lib.Teacher | None:
-    """The teacher's scores of a split, which are read once."""
+    """Returns the teacher's scores of a split, which are read once."""
     if not self._teacher_folder:
       return None
     digest = split.digest()
@@ -265,7 +265,7 @@ class Pipeline:
       )
 
   def _order(self, split, seed):
-    """A function from positions of the training stream to clips."""
+    """Returns a function from positions of the training stream to clips."""
     if self.sampler is not None:
       return self.sampler.order(split, seed=seed)
     seed = tf.constant(seed, tf.int64)
@@ -275,7 +275,7 @@ class Pipeline:
   def training_ids(
     self, split: prepared.Split, *, batch_size: int, seed: int, step: int
   ) -> list[str]:
-    """The ids of the clips of one step of `training`; empty if not known."""
+    """Returns the ids of one step's clips in `training`; empty if unknown."""
     if split.index is None:
       return []
     first = step * batch_size
@@ -298,7 +298,7 @@ class Pipeline:
     batch_size: int,
     context: tf.distribute.InputContext | None = None,
   ) -> tf.data.Dataset:
-    """Every clip once, cut to its middle, for evaluation while training.
+    """Yields every clip once, cut to its middle, to evaluate in training.
 
     Args:
       split: The clips.
@@ -342,7 +342,7 @@ class Pipeline:
     return batches.map(_replaced) if self.max_bad_records else batches
 
   def _shuffled_records(self, split, seed, first_position):
-    """The training stream of shards without an index: read, shuffled, skipped.
+    """Reads, shuffles and skips in shards without an index.
 
     Returns:
       (position, clip as of `_read`) from `first_position` on.
@@ -377,7 +377,7 @@ class Pipeline:
     return tf.data.Dataset.range(first_epoch, _FOREVER).flat_map(one_epoch)
 
   def _decode(self, clips, split, num_classes, places=None):
-    """`_decode` to crops, filled up."""
+    """Decodes crops, filled up."""
     ids, waveforms, lengths, targets, errors = _decode(
       clips,
       split,
@@ -400,7 +400,7 @@ def full_clips(
   min_samples: int,
   padding: str,
 ) -> tf.data.Dataset:
-  """Every clip once and whole; a batch holds clips of one length.
+  """Yields every clip once and whole; a batch holds clips of one length.
 
   No clip is padded because of its neighbours: its score is what the exported
   model gives for it alone.
@@ -441,7 +441,7 @@ def full_clips(
 def whole_clips(
   split: prepared.Split, *, num_classes: int, first: int = 0
 ) -> tf.data.Dataset:
-  """Every clip from number `first` on, in file order, bad ones included.
+  """Yields every clip from number `first` on, in file order, bad ones too.
 
   Args:
     split: The clips.
@@ -475,7 +475,7 @@ def whole_clips(
 
 
 def clip_at(positions: tf.Tensor, num_clips: int, seed: tf.Tensor) -> tf.Tensor:
-  """The clips at positions of the training stream: a permutation an epoch.
+  """Returns the clips at positions of the training stream.
 
   Args:
     positions: int64 [n], at least 0.
@@ -503,7 +503,7 @@ def clip_at(positions: tf.Tensor, num_clips: int, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _checked_weight(teacher: str, weight: float | None) -> float:
-  """The share of a teacher's scores in the targets."""
+  """Returns the share of a teacher's scores in the targets, checked."""
   if weight is None:
     return _TEACHER_WEIGHT
   if not 0 < weight <= 1:
@@ -520,7 +520,7 @@ def _checked_weight(teacher: str, weight: float | None) -> float:
 
 
 def _repeat(waveforms, lengths):
-  """`pad` of the rows of a batch, each of its own length."""
+  """Pads the rows of a batch as `pad` does, each from its own length."""
   width = waveforms.shape[1]
 
   def repeated():
@@ -566,7 +566,7 @@ def _read(split, positions, number, first=lambda position: position):
 
 
 def _whole_shard(split, file):
-  """Clips, as `_read` gives them, of a shard without an index."""
+  """Yields clips, as `_read` does, of a shard without an index."""
   # Where they begin is not known; their numbers serve as well to name them.
   return (
     prepared.read_shards(file, split.compression)
@@ -591,7 +591,7 @@ def _decode(
   positions=None,
   decoder=records.DECODERS[0],
 ):
-  """Clips, as `_read` gives them, to what is in them.
+  """Decodes clips that `_read` gives.
 
   Returns:
     string [b], ids; int16 [b, crop_samples] and int64 [b], see
@@ -639,7 +639,7 @@ def _decode(
 
 
 def _with_remedy(errors):
-  """Errors, string [b], that say how a run goes on."""
+  """Appends to errors, string [b], how a run goes on."""
   remedy = (
     " (Pipeline.max_bad_records = 1, or more, takes another clip in its place.)"
   )
@@ -659,7 +659,7 @@ def _tell(errors):
 
 
 def _replaced(waveforms, targets, is_bad):
-  """Bad rows of a batch replaced by good ones, and how many there were."""
+  """Replaces bad rows of a batch by good ones, and counts them."""
   good = tf.where(~is_bad)[:, 0]
   check = tf.debugging.Assert(
     tf.size(good) > 0,
@@ -704,7 +704,7 @@ def _in_groups(clips, decode, batch_size):
 
 
 def _numbered(split, num_positions, context=None):
-  """(position, clip as of `_read`) in file order, around again if need be.
+  """Yields positions and clips in file order, around again if need be.
 
   Returns:
     The positions of this host, of 0 ... num_positions - 1; replicas in all.

@@ -54,7 +54,7 @@ class Index:
     return len(self.offset)
 
   def take(self, rows: np.ndarray) -> Index:
-    """Some of the records."""
+    """Selects some of the records."""
     bucket = None if self.bucket is None else self.bucket[rows]
     return Index(self.shard[rows], self.offset[rows], bucket)
 
@@ -73,7 +73,7 @@ class IndexBuilder:
     self._offset = 0
 
   def next_shard(self) -> None:
-    """The records that follow are in the next file."""
+    """Begins the next file: the records that follow are in it."""
     self._shard += 1
     self._offset = 0
 
@@ -84,7 +84,7 @@ class IndexBuilder:
     self._offset += num_bytes + _RECORD_OVERHEAD_BYTES
 
   def build(self) -> Index:
-    """The index of all that was added."""
+    """Returns the index of all that was added."""
     rows = np.array(self._rows, np.int64).reshape([-1, 2])
     buckets = None
     if self._ids and all(self._ids):
@@ -106,16 +106,16 @@ class ClipTable:
     return len(self.id)
 
   def labels_of(self, row: int) -> np.ndarray:
-    """int32 [n], the labels of one clip."""
+    """Returns the labels of one clip, int32 [n]."""
     begin = self.label_ends[row - 1] if row else 0
     return self.labels[begin : self.label_ends[row]]
 
   def count_positives(self, num_classes: int) -> np.ndarray:
-    """int64 [num_classes], the clips of each class."""
+    """Counts the clips of each class, int64 [num_classes]."""
     return np.bincount(self.labels, minlength=num_classes)
 
   def take(self, rows: np.ndarray) -> ClipTable:
-    """Some of the clips."""
+    """Selects some of the clips."""
     counts = np.diff(self.label_ends, prepend=0)[rows]
     ends = np.cumsum(counts)
     # A label's place is its clip's beginning and its number there.
@@ -160,7 +160,7 @@ class ClipTableBuilder:
     self._label_ends.append(len(self._labels))
 
   def build(self) -> ClipTable:
-    """The table of all that was added, at least one clip."""
+    """Returns the table of all that was added, at least one clip."""
     ids, num_samples, hashes = zip(*self._rows)
     return ClipTable(
       np.array(ids),
@@ -200,7 +200,7 @@ class DatasetInfo:
   sha256: str = ""  # See `digest`; empty: written by an older version.
 
   def digest(self) -> str:
-    """SHA-256, hexadecimal, of all that decides what the records mean."""
+    """Returns the SHA-256 of all that decides what the records mean."""
     content = dataclasses.asdict(self)
     # A program that rewrites the file may write 10.0 as 10.
     del content["clip_seconds"], content["sha256"]
@@ -231,21 +231,21 @@ class Split:
 
   @property
   def needs_python(self) -> bool:
-    """Whether reading the clips calls Python, or ops that are not TensorFlow's.
+    """Returns whether reading calls Python, or ops that are not TensorFlow's.
 
     A host in another machine, as a TPU node or pod has, can do neither.
     """
     return self.codec != "pcm16"
 
   def digest(self) -> str:
-    """SHA-256, hexadecimal, of what the clips are and where they are stored."""
+    """Returns the SHA-256 of what the clips are and where they are stored."""
     digest = hashlib.sha256(f"{self.num_clips} {self.ids_sha256}".encode())
     if self.index is not None:
       digest.update(self.index.shard.tobytes() + self.index.offset.tobytes())
     return digest.hexdigest()
 
   def part(self, first: int, end: int) -> Split:
-    """The clips whose `bucket` is at least `first` and below `end`.
+    """Selects the clips whose `bucket` is at least `first` and below `end`.
 
     A clip's bucket depends on its id alone: it stays in its part when other
     clips are added.
@@ -295,7 +295,7 @@ class Split:
     return table
 
   def locator(self) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """A function from records' numbers to where they are stored.
+    """Returns a function from records' numbers to where they are stored.
 
     Returns:
       int64 [n] tensor, of 0 ... num_clips - 1 -> {"file": string [n], "offset":
@@ -324,7 +324,7 @@ def read_shards(
   compression: str,
   num_parallel_reads: int | None = None,
 ) -> tf.data.Dataset:
-  """All records of shards, from the beginning; as `TFRecordDataset`."""
+  """Reads all records of shards from the beginning, as `TFRecordDataset`."""
   return untuned(
     tf.data.TFRecordDataset(
       files, compression, _PIECE_BYTES, num_parallel_reads
@@ -333,7 +333,7 @@ def read_shards(
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """The dataset without TensorFlow's tuning while it runs.
+  """Returns the dataset without TensorFlow's tuning while it runs.
 
   AUTOTUNE is one call a core then, at most 16. The thread that would tune
   sleeps longer and longer, up to a minute, and is not always woken when an
@@ -390,7 +390,7 @@ def read_record(file: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
 
 
 def bucket(ids: tf.Tensor) -> tf.Tensor:
-  """String [...] to int64 [...], a hash in 0 ... 99 that never changes."""
+  """Hashes strings to 0 ... 99, int64 [...], the same for ever."""
   return tf.strings.to_hash_bucket_fast(ids, NUM_BUCKETS)
 
 
@@ -438,7 +438,7 @@ def read_dataset_info(data_dir: str) -> DatasetInfo | None:
 
 
 def split_names(data_dir: str) -> list[str]:
-  """The splits of a folder, ours or audax's, in the order of their names."""
+  """Returns a folder's splits, ours or audax's, in the order of their names."""
   info = read_dataset_info(data_dir)
   if info is not None:
     return sorted(info.splits)
@@ -535,7 +535,7 @@ def _write_arrays(path: str, arrays: Index | ClipTable) -> None:
 
 
 def _read_arrays(path: str, kind: type[Index | ClipTable]):
-  """The inverse of `_write_arrays`."""
+  """Inverts `_write_arrays`."""
   try:
     with tf.io.gfile.GFile(path, "rb") as file:
       arrays = dict(np.load(io.BytesIO(file.read())))
@@ -562,7 +562,7 @@ def _num_bytes(path: str) -> int | None:
 
 
 def _index_by_reading(files: Sequence[str], compression: str) -> Index:
-  """The index of shards that have none; what it says is not compressed."""
+  """Makes the index of uncompressed shards that have none."""
   builder = IndexBuilder()
   for file in files:
     builder.next_shard()

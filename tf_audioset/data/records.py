@@ -35,7 +35,7 @@ def serialize_example(
   labels: Sequence[int],
   codec: str = "flac",
 ) -> bytes:
-  """A clip to a serialized `tf.Example`; samples are int16 [num_samples]."""
+  """Serializes a clip as `tf.Example`; samples are int16 [num_samples]."""
   return serialize_encoded(
     clip_id,
     audio_lib.encode(samples, SAMPLE_RATE_HZ, codec),
@@ -52,7 +52,7 @@ def serialize_encoded(
   labels: Sequence[int],
   codec: str,
 ) -> bytes:
-  """`serialize_example` of what `audio.encode` made."""
+  """Serializes what `audio.encode` made, as `serialize_example` does."""
 
   def of_bytes(value):
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
@@ -73,7 +73,7 @@ def serialize_encoded(
 
 
 def parse_examples(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-  """Serialized records, ours or audax's, to their parts.
+  """Parses serialized records, ours or audax's.
 
   Args:
     serialized: string [batch].
@@ -99,7 +99,7 @@ def parse_examples(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-  """`parse_examples` of one record, a string scalar, without the batch."""
+  """Parses one record, a string scalar, as `parse_examples` does a batch."""
   batch = parse_examples(tf.expand_dims(serialized, 0))
   return {name: part[0] for name, part in batch.items()}
 
@@ -179,7 +179,7 @@ def decode_waveform(
   codec: str = "",
   decoder: str = DECODERS[0],
 ) -> tf.Tensor:
-  """`decode_waveforms` of one clip, from `parse_example`.
+  """Decodes one clip of `parse_example`, as `decode_waveforms` a batch.
 
   Args:
     record: From `parse_example`.
@@ -220,7 +220,7 @@ def decode_waveform(
 
 
 def refuse(errors: tf.Tensor) -> list[tf.Operation]:
-  """An assertion that all of `errors`, string [batch], are empty.
+  """Returns an assertion that all of `errors`, string [batch], are empty.
 
   Returns:
     For `tf.control_dependencies`. When run, the first that is not empty is the
@@ -232,7 +232,7 @@ def refuse(errors: tf.Tensor) -> list[tf.Operation]:
 
 
 def _crop(num_samples, positions, crop_samples):
-  """int64 [batch], the starts and lengths of crops; as `flac` does."""
+  """Computes starts and lengths of crops, int64 [batch], as `flac` does."""
   if crop_samples is None:
     return tf.zeros_like(num_samples), num_samples
   lengths = tf.minimum(num_samples, crop_samples)
@@ -304,7 +304,7 @@ _DECODE_FLAC = tf_internals.name_numpy_function(
 
 
 def _aligned(shape):
-  """Uninitialised int16, at an address of which TensorFlow makes no copy."""
+  """Allocates int16 at an address of which TensorFlow makes no copy."""
   size = int(np.prod(shape))
   memory = np.empty(size + 32, np.int16)
   skipped = -memory.ctypes.data % 64 // 2

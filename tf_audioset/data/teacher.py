@@ -77,7 +77,7 @@ class Plan:
 
   @property
   def parts(self) -> list[tuple[int, int]]:
-    """The first clip of each part and the one after its last."""
+    """Returns the first clip of each part and the one after its last."""
     begins = range(0, self.num_clips, self.part_clips)
     return [(i, min(i + self.part_clips, self.num_clips)) for i in begins]
 

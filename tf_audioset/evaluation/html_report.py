@@ -45,7 +45,7 @@ def page(
   targets: np.ndarray,
   no_training: str = "",
 ) -> str:
-  """The report.
+  """Returns the report.
 
   Args:
     title: Of the page.
@@ -114,7 +114,7 @@ def page(
 def thinned(
   hits: np.ndarray, seen: np.ndarray, num_points: int = _MAX_POINTS
 ) -> np.ndarray:
-  """Which points of a precision-recall curve to draw.
+  """Chooses the points of a precision-recall curve that are drawn.
 
   Args:
     hits: int [n], true positives at each threshold, rising to all positives.
@@ -134,7 +134,7 @@ def thinned(
 
 
 def _classes(table, scores, targets):
-  """What is drawn of each class, for JSON."""
+  """Returns what is drawn of each class, for JSON."""
   classes = []
   points = metrics.recall_points(scores, targets)
   for c, (_, hits, seen) in enumerate(points):
@@ -155,7 +155,7 @@ def _classes(table, scores, targets):
 
 
 def _filled(bins):
-  """[clips, sum of scores, positives] of the bins that have clips."""
+  """Returns clips, sum of scores and positives of the bins that have clips."""
   return [
     [int(count), round(float(total), 4), int(positives)]
     for count, total, positives in bins
@@ -235,7 +235,7 @@ def _average_cells(values, sign="") -> str:
 
 
 def _class_table(table) -> str:
-  """A row a class, the best AP first."""
+  """Makes a table of a row a class, the best AP first."""
   columns = [
     ("AP", "ap", _number),
     ("AUC", "auc", _number),
@@ -347,12 +347,12 @@ def _heads(names) -> str:
 
 
 def _cell(head, content, attributes="") -> str:
-  """A cell that knows its heading: on a narrow screen it stands before it."""
+  """Makes a cell that knows its heading, for narrow screens."""
   return f'<td data-head="{html.escape(head)}"{attributes}>{content}</td>'
 
 
 def _table(name, heads, rows, note) -> str:
-  """A table that scrolls by itself, also with the keyboard."""
+  """Makes a table that scrolls by itself, also with the keyboard."""
   key = name.lower().replace(" ", "-")
   return (
     f'<p class="note">{note}</p><div class="scroll" id="{key}" tabindex="0" '

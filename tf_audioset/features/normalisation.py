@@ -56,7 +56,7 @@ class ScalarNorm(tf.keras.layers.Layer):
     self.sd.assign(sd)
 
   def call(self, features: tf.Tensor) -> tf.Tensor:
-    """Normalises.
+    """Normalises features, float32 [batch, num_frames, num_bands].
 
     Args:
       features: float32 [batch, num_frames, num_bands].

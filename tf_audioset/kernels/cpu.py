@@ -102,8 +102,10 @@ def gated(function: Callable, x: tf.Tensor, gate: Callable) -> tf.Tensor:
 
 @functools.cache  # XLA compiles each once for a shape, and not once a layer.
 def _compiled(function):
-  """An elementwise function and its gradient: of `x` and that of the result,
-  which may still lack a factor and an offset.
+  """Compiles an elementwise function and its gradient.
+
+  The latter is of `x` and of the result's gradient, which may still lack a
+  factor and an offset.
   """
   if function is tf.nn.silu:
     function = _silu

@@ -142,14 +142,16 @@ class Tagger(tf.keras.Model):
 
   @property
   def trained_variables(self) -> list[tf.Variable]:
-    """Those that an update changes; `trainable` stays as Keras has it, whose
-    order of the variables, and so the export's, would depend on it.
+    """Returns the variables that an update changes.
+
+    `trainable` stays as Keras has it: the order of the variables, and with it
+    the export's, would depend on it.
     """
     trained = self.head if self.is_backbone_frozen else self
     return trained.trainable_variables
 
   def embed(self, waveform: tf.Tensor, engine: str | None = None) -> tf.Tensor:
-    """[batch, num_samples] int16 or float32 to [batch, embedding_size].
+    """Computes embeddings, float [batch, embedding_size].
 
     Args:
       waveform: As for `call`.
@@ -182,7 +184,7 @@ class Tagger(tf.keras.Model):
 
   @property
   def frame_samples(self) -> int | None:
-    """The samples from one of the head's frames to the next.
+    """Returns the samples from one of the head's frames to the next.
 
     None if the head has no frames, or front end and backbone do not tell their
     steps, in `hop_samples` and `frame_stride`.
@@ -205,7 +207,7 @@ class Tagger(tf.keras.Model):
     return self.head.frame_logits(tf.cast(encoded, tf.float32))
 
   def call(self, waveform: tf.Tensor) -> tf.Tensor:
-    """The logits of each clip, from all of it.
+    """Computes the logits of each clip, from all of it.
 
     `loss_function.log_scores` makes scores of them.
 
@@ -324,7 +326,7 @@ class Tagger(tf.keras.Model):
     *,
     training: bool = False,
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """What the backbone is trained on; the arguments are as in `train_logits`.
+    """Computes what the backbone is trained on; arguments as `train_logits`.
 
     `training` is whether a batch norm of the front end uses, and records, the
     batch's statistics.
@@ -343,7 +345,7 @@ class Tagger(tf.keras.Model):
   def augment(
     self, features: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor]:
-    """`augmented`, from features; SpecAugment, then Mixup."""
+    """Augments features: SpecAugment, then Mixup."""
     mask_seed, mix_seed = randomness.split(seed, 2)
     if self._spec_augment is not None:
       features = self._spec_augment(features, mask_seed)

@@ -84,7 +84,7 @@ class Row:
 
 
 def sample_problems(samples: np.ndarray, sample_rate_hz: int) -> dict[str, str]:
-  """Those of "silent", "short" and "clipped" that hold of int16 samples."""
+  """Returns which of "silent", "short", "clipped" hold of int16 samples."""
   problems = {}
   size = np.abs(samples.astype(np.int32))
   peak = size.max() / 32768
@@ -119,7 +119,7 @@ def length_problems(
 
 
 def why_left_out(problems: dict[str, str], drop: Sequence[str]) -> str:
-  """The first reason for which a row is not written; empty if it is."""
+  """Returns the first reason to leave a row out; empty if there is none."""
   return next((r for r in problems if r in LEFT_OUT or r in drop), "")
 
 
@@ -164,7 +164,7 @@ def of_source(clip_list: clip_lists.ClipList) -> dict:
 def of_rows(
   rows: Sequence[Row], classes: labels.ClassList, drop: Sequence[str]
 ) -> dict:
-  """What audit.json says of a split.
+  """Returns what audit.json says of a split.
 
   Args:
     rows: All, in the list's order.

@@ -127,7 +127,7 @@ class _Column:
     return fitting[0] if self.name is None and len(fitting) == 1 else None
 
   def is_number(self, head: Sequence[str]) -> bool:
-    """Whether it is told by its number, in a list without names of columns."""
+    """Returns whether a column is given by its number, not its name."""
     return (
       self.name is not None and self.name.isdigit() and self.name not in head
     )
@@ -272,7 +272,7 @@ def _is_elsewhere(name: str) -> bool:
 
 
 def _is_name_of(name: str, path: str) -> bool:
-  """Whether a file is called as a list says, which may leave out the ending."""
+  """Returns whether a list names a file, perhaps without its ending."""
   name = labels.plain(os.path.basename(name.replace("\\", "/")))
   return labels.plain(os.path.basename(path)) in (
     name,

@@ -181,7 +181,7 @@ def prepare(
 def write_shard(
   plan_file: str, progress: Callable[[], None] | None = None
 ) -> None:
-  """One task: decodes the clips of a plan, writes their shard and account.
+  """Does one task: decodes a plan's clips, writes their shard and account.
 
   Each file appears at one stroke, the account last. Runs anywhere where the
   paths in the plan can be reached.
@@ -370,7 +370,7 @@ def _make_record(
 
 
 def _known_info(classes, output_dir, options) -> prepared.DatasetInfo | None:
-  """The description of the folder, if it has one, checked."""
+  """Returns the folder's description, checked, if it has one."""
   known = prepared.read_dataset_info(output_dir)
   if known and known.classes != classes:
     others = set(known.classes.mids) ^ set(classes.mids)
@@ -393,7 +393,7 @@ def _known_info(classes, output_dir, options) -> prepared.DatasetInfo | None:
 
 
 def _marked(clips, others) -> list[clip_lists.Clip]:
-  """Clips, of which those that another split has are marked."""
+  """Marks the clips that another split has."""
   marked = list(clips)
   for name, table in others.items():
     ids = set(table.id.tolist())
@@ -405,7 +405,7 @@ def _marked(clips, others) -> list[clip_lists.Clip]:
 
 
 def _cut(clips, parts, split, options) -> list[_Shard]:
-  """The shards, whose sizes differ by one clip at most."""
+  """Divides clips into shards, whose sizes differ by one clip at most."""
   members = [
     clip
     for clip in clips
@@ -449,7 +449,7 @@ def _write_plan(shard: _Shard) -> None:
 
 
 def _find_account(shard: _Shard, output_dir: str) -> list[_Outcome] | None:
-  """The account of a task that was done and would be done again the same."""
+  """Returns the account of a task that would be done again the same."""
   if not tf.io.gfile.exists(f"{shard.base}.account.json"):
     return None
   num_bytes = json.loads(_read(f"{shard.base}.account.json"))["num_bytes"]
@@ -640,5 +640,5 @@ def _base(plan_file: str) -> str:
 
 
 def _absolute(path: str) -> str:
-  """For workers that run elsewhere."""
+  """Returns absolute paths, for workers that run elsewhere."""
   return path if "://" in path else os.path.abspath(path)

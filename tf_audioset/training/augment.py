@@ -170,7 +170,7 @@ class SpecAugment:
 
 
 def _stretches(batch, size, num_masks, max_width, seed):
-  """Bool [batch, size]: the union of `num_masks` random stretches a row.
+  """Draws the union of `num_masks` stretches a row, bool [batch, size].
 
   Width uniform on 0 ... max_width, start uniform on 0 ... size - width.
   """
@@ -215,7 +215,7 @@ class Mixup:
       ).astype(np.float32)
 
   def draw_lambda(self, batch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """float32 [batch], each in [0, 1], distributed as Beta(alpha, alpha)."""
+    """Draws float32 [batch], each from Beta(alpha, alpha)."""
     place = randomness.uniform([batch], seed) * (self._TABLE_SIZE - 1)
     below = tf.floor(place)
     index = tf.cast(below, tf.int32)

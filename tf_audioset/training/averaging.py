@@ -58,7 +58,7 @@ class Average:
 
   @property
   def own(self) -> list[tf.Variable]:
-    """The averages that each replica has for itself."""
+    """Returns the averages that each replica has for itself."""
     return [average for average, _ in self._pairs if _is_own(average)]
 
   def update(self, step: tf.Tensor) -> None:

@@ -196,7 +196,7 @@ class _Labels:
     return int(np.count_nonzero(self.num_labels))
 
   def can_be_told_apart(self, num_clips: int) -> bool:
-    """Whether some class has clips with it and clips without it."""
+    """Returns whether a class has clips with it and clips without it."""
     return bool(((0 < self.positives) & (self.positives < num_clips)).any())
 
 
@@ -225,7 +225,7 @@ def _labels_of(split: prepared.Split, num_classes: int) -> _Labels:
 
 
 def _first_clips(split: prepared.Split) -> prepared.ClipTable:
-  """A table of as many clips as are read quickly."""
+  """Returns a table of as many clips as are read quickly."""
   builder = prepared.ClipTableBuilder()
   dataset = prepared.read_shards(split.files, split.compression)
   for batch in dataset.take(_NUM_SAMPLED).batch(16).map(records.parse_examples):
@@ -235,7 +235,7 @@ def _first_clips(split: prepared.Split) -> prepared.ClipTable:
 
 
 def _check_one_label(what, labels, classes, loss) -> list[str]:
-  """Of a loss for one label a clip: refuses several, or tells how many."""
+  """Refuses several labels a clip, or counts them, for losses of one."""
   lines, name = [], type(loss).__name__
   several = np.flatnonzero(labels.num_labels > 1)
   of = "" if labels.is_complete else "first "
@@ -316,5 +316,5 @@ def _check_share(split, name, holdout_percent, training_percent) -> None:
 
 
 def _some(names: Sequence[str]) -> str:
-  """The first few of many."""
+  """Names the first few of many."""
   return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -46,7 +46,7 @@ def read_checkpoint(path: str) -> dict[str, np.ndarray]:
 
 
 def num_classes(arrays: dict[str, np.ndarray]) -> int:
-  """The width of the head.
+  """Returns the width of the head.
 
   Raises:
     UserError: If there is no head.

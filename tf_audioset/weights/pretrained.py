@@ -152,7 +152,7 @@ def _compare_features(path, known, here, is_allowed) -> str:
 
 
 def _feature_values(text: str) -> dict[str, object]:
-  """What decides, in an operative config, what the embedding is made of.
+  """Returns what decides, in an operative config, what features are.
 
   The values of the front end and the backbone and of what they are made of in
   turn, and the padding, by their keys without scopes.
@@ -185,7 +185,7 @@ def _owners(values) -> set[str]:
 
 
 def _value(values, key):
-  """A value, or where it is not named the default.
+  """Returns a value, or where it is not named the default.
 
   What a config does not name came into the program after it was written, with a
   default that changed nothing.
@@ -197,7 +197,7 @@ def _value(values, key):
 
 
 def _find(path: str) -> tuple[str, labels.ClassList | None, str]:
-  """The checkpoint that `path` stands for; its classes, its config if known."""
+  """Returns the checkpoint that `path` stands for, its classes, its config."""
   path = path.rstrip("/")
   if tf.io.gfile.exists(f"{path}.index"):
     checkpoint = path
@@ -235,7 +235,7 @@ def _find(path: str) -> tuple[str, labels.ClassList | None, str]:
 
 
 def _read(folder: str, name: str) -> str:
-  """The text of a file; empty if there is none."""
+  """Returns the text of a file; empty if there is none."""
   path = os.path.join(folder, name)
   if not tf.io.gfile.exists(path):
     return ""
@@ -244,12 +244,12 @@ def _read(folder: str, name: str) -> str:
 
 
 def _has_classes(name: str) -> bool:
-  """Whether a variable has numbers for each class: most of the head's do."""
+  """Returns whether a variable has numbers for each class."""
   return name.startswith("head/") and not name.startswith(_WITHOUT_CLASSES)
 
 
 def _names(tagger) -> list[str]:
-  """Of `tagger.variables`, as a checkpoint has them: "backbone/stem/kernel"."""
+  """Returns the variables' names in checkpoints: "backbone/stem/kernel"."""
   graph = tf.train.TrackableView(tagger)
   found = {id(tagger): ""}
   waiting = collections.deque([tagger])
