@@ -40,7 +40,7 @@ test-tpu: $(INSTALLED) .venv-tpu/installed
 	@for experiment in resnet18 efficientnet_b0 convnext_tiny; do \
 	  echo "$$experiment:"; \
 	  $(BIN)/python benchmarks/tpu_compile.py \
-	    --gin_file=gin/$$experiment.gin --top=10 || exit; \
+	    --gin_file=gin/$$experiment.gin --replicas=8 --top=10 || exit; \
 	done
 
 # jax and libtpu cannot share an environment with TensorFlow 2.15.

@@ -35,10 +35,10 @@ _PREDICT = pathlib.Path(__file__).resolve().parents[1] / "tools" / "predict.py"
 def main(arguments: list[str]) -> None:
   # Imported late: a mistake in the flags is answered at once.
   from tf_audioset.data import audio_files
-  from tf_audioset.serving import export, prediction
+  from tf_audioset.serving import exported_tagger, prediction
 
   files = audio_files.expand(arguments).paths
-  tagger = export.ExportedTagger(FLAGS.saved_model)
+  tagger = exported_tagger.ExportedTagger(FLAGS.saved_model)
   decoded = [*prediction.decode_files(files, tagger.sample_rate_hz)]
   for _, one in decoded:
     if isinstance(one, Exception):

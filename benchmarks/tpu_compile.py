@@ -7,9 +7,9 @@ r"""The time and memory of a training step on a TPU, by the TPU's own compiler.
 Lowers the whole step of an experiment for one core and compiles it with libtpu,
 which needs no TPU. Prints the compiler's estimate of its time, the memory that
 it plans, and where the time goes. Nothing is run. The estimate leaves out the
-sum of the gradients over the cores, the infeed and the host; it is compared
-with published speeds in docs/performance.md. A step takes 1 to 6 minutes to
-compile.
+sum of the gradients over the cores (--replicas=8 has it in the program), the
+infeed and the host; it is compared with published speeds in
+docs/performance.md. A step takes 1 to 6 minutes to compile.
 
 jax and libtpu need an environment of their own: make .venv-tpu/installed
 """
@@ -44,6 +44,13 @@ FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("gin_file", None, "Experiment. Repeatable.")
 flags.DEFINE_multi_string("gin_bindings", [], "A line of gin. Repeatable.")
 flags.DEFINE_integer("batch_size", 256, "Clips of a core.", lower_bound=1)
+flags.DEFINE_integer(
+  "replicas",
+  1,
+  "Cores that run the step together. Above 1, it sums gradients over them: for "
+  "this the compiler has no estimate.",
+  lower_bound=1,
+)
 flags.DEFINE_integer("num_classes", 527, "Width of the targets.", lower_bound=1)
 flags.DEFINE_enum(
   "precision", "mixed_bfloat16", ("float32", "mixed_bfloat16"), "As in gin."
@@ -125,6 +132,8 @@ def _measure_experiment() -> dict:
       if FLAGS.hlo_out and is_main:
         pathlib.Path(FLAGS.hlo_out).write_bytes(program.read_bytes())
       options = [str(program), f"--topology={FLAGS.topology}"]
+      if part == "step":
+        options.append(f"--replicas={FLAGS.replicas}")
       if FLAGS.text_out and is_main:
         options.append(f"--text_out={FLAGS.text_out}")
       reports[part] = _compile("tpu_compiler.py", *options)
@@ -162,13 +171,16 @@ def _lower(part: str) -> bytes:
   compilation.load_as_on_tpu(
     FLAGS.gin_file,
     FLAGS.gin_bindings,
-    batch_size=FLAGS.batch_size,
+    batch_size=FLAGS.batch_size * FLAGS.replicas,
     precision=FLAGS.precision,
   )
   if part == "frontend":
     return compilation.front_end_hlo()
   return compilation.loop_hlo(
-    num_classes=FLAGS.num_classes, num_steps=1, stage="hlo_serialized"
+    num_classes=FLAGS.num_classes,
+    num_steps=1,
+    num_replicas=FLAGS.replicas,
+    stage="hlo_serialized",
   )
 
 

@@ -19,7 +19,7 @@ from tests import command, small, storage_emulator, toy
 from tf_audioset.data import pipeline as pipeline_lib
 from tf_audioset.data import prepared
 from tf_audioset.evaluation import scoring
-from tf_audioset.serving import export
+from tf_audioset.serving import exported_tagger
 
 _RECORD_BYTES = 320 << 10  # What is read at once, see tf_audioset/__init__.py.
 
@@ -258,7 +258,7 @@ def test_what_is_missing_forbidden_or_down_is_told_in_one_line(storage):
     """
 import tensorflow as tf
 from tf_audioset.training import checkpoints
-from tf_audioset.serving import export
+from tf_audioset.serving import exported_tagger, export
 from tf_audioset.runtime import messages, storage
 from tf_audioset.data import prepared
 saved = tf.train.Checkpoint()
@@ -272,7 +272,7 @@ for use in (
   lambda: storage.check_bucket("gs://down/run"),
   lambda: storage.check_bucket("gs://forbidden/run"),  # Who knows.
   lambda: storage.write_file("gs://down/file", b"x"),
-  lambda: export.ExportedTagger("gs://forbidden/model"),
+  lambda: exported_tagger.ExportedTagger("gs://forbidden/model"),
   # Not: there is none, begin from scratch.
   lambda: checkpoints.Checkpoints(saved, "gs://down/c", 1, True),
 ):
@@ -437,7 +437,7 @@ def test_the_tools_read_from_and_write_to_a_bucket(tmp_path, local, storage):
   )
   storage.get("gs://bucket/run/saved_model", tmp_path / "model")
   storage.get("gs://bucket/scores", tmp_path / "scores")
-  tagger = export.ExportedTagger(str(tmp_path / "model"))
+  tagger = exported_tagger.ExportedTagger(str(tmp_path / "model"))
   assert tagger.directory.endswith("2")
   expected = tagger.score(samples[np.newaxis] / 32768)[0].max()
   assert f"{expected:.4f}" in out

@@ -235,10 +235,10 @@ def test_a_tpu_scores_the_clips_of_its_length(tmp_path):
   as_if = (
     "import functools, runpy, sys, tensorflow as tf;"
     "from tf_audioset.runtime import distribution;"
-    "from tf_audioset.serving import export;"
+    "from tf_audioset.serving import exported_tagger, export;"
     "distribution.strategy = lambda tpu: tf.distribute.OneDeviceStrategy(tpu);"
-    "export.ReplicatedTagger = functools.partial("
-    "  export.ReplicatedTagger, jit_compile=True);"
+    "exported_tagger.ReplicatedTagger = functools.partial("
+    "  exported_tagger.ReplicatedTagger, jit_compile=True);"
     "sys.argv[0] = 'evaluate';"
     "runpy.run_path('tools/evaluate.py', run_name='__main__')"
   )

@@ -11,7 +11,7 @@ import pytest
 from tests import command, small, toy
 from tf_audioset.data import efficientat, labels, prepared
 from tf_audioset.data import teacher as teacher_lib
-from tf_audioset.serving import export
+from tf_audioset.serving import exported_tagger
 
 _TOOL = "tools/teach.py"
 _LENGTHS = [16000, 3000, 20000]
@@ -42,7 +42,9 @@ def _table(path):
 
 
 def _expected(folder, *models):
-  taggers = [export.ExportedTagger(str(folder / model)) for model in models]
+  taggers = [
+    exported_tagger.ExportedTagger(str(folder / model)) for model in models
+  ]
   split = prepared.find_split(str(folder / "records"), "train")
   scores = []
   for clip_id in teacher_lib.whole_ids(split):

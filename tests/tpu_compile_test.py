@@ -8,6 +8,7 @@ libtpu is in an environment of its own: $TPU_PYTHON, or .venv-tpu, which
 import functools
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -39,7 +40,8 @@ needs_libtpu = pytest.mark.skipif(
 
 @needs_libtpu
 def test_the_step_of_the_quickstart_compiles_for_a_v3_8(tmp_path):
-  hlo = tmp_path / "step.hlo.pb"
+  """Of all eight cores, with the sum of their gradients."""
+  hlo, text = tmp_path / "step.hlo.pb", tmp_path / "step.txt"
   out = command.succeed(
     _TOOL,
     "--gin_file=gin/quickstart.gin",
@@ -47,6 +49,8 @@ def test_the_step_of_the_quickstart_compiles_for_a_v3_8(tmp_path):
     "--num_classes=5",
     f"--tpu_python={_PYTHON}",
     f"--hlo_out={hlo}",
+    f"--text_out={text}",
+    "--replicas=8",
     "--top=5",
     "--json",
     timeout=1800,
@@ -64,6 +68,10 @@ def test_the_step_of_the_quickstart_compiles_for_a_v3_8(tmp_path):
   slowest = [x["ms"] for x in result["instructions"]]
   assert slowest == sorted(slowest, reverse=True)
   assert b"train_on" in hlo.read_bytes()
+  # In one message: the first kernel's gradient is in a tuple with all others.
+  sums = re.findall(r"= (.*) all-reduce\(", text.read_text())
+  [of_gradients] = [shapes for shapes in sums if "f32[7,7,1,16]" in shapes]
+  assert of_gradients.count("f32[") > 60
 
 
 @needs_libtpu

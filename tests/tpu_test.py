@@ -14,7 +14,7 @@ from tests import toy
 from tf_audioset import features
 from tf_audioset.models import resnet, tagger
 from tf_audioset.runtime import distribution
-from tf_audioset.serving import export
+from tf_audioset.serving import exported_tagger
 from tf_audioset.training import augment, losses, optimizers, trainer
 
 _NUM_CORES = 4
@@ -96,7 +96,7 @@ def test_the_training_loop_is_built_for_every_core(strategy):
 
 def test_exports_are_scored_by_every_core(strategy, tmp_path):
   toy.export_tagger(tmp_path)
-  replicated = export.ReplicatedTagger(str(tmp_path), strategy)
+  replicated = exported_tagger.ReplicatedTagger(str(tmp_path), strategy)
   num_clips = replicated.batch_size // _NUM_CORES
   batch = strategy.experimental_distribute_values_from_function(
     lambda _: tf.zeros([num_clips, replicated.num_samples])

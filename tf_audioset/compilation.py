@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tf_audioset import experiment
-from tf_audioset.runtime import gin_config
+from tf_audioset.runtime import gin_config, tf_internals
 
 
 def load_as_on_tpu(
@@ -24,12 +24,12 @@ def load_as_on_tpu(
   batch_size: int,
   precision: str = "mixed_bfloat16",
 ) -> None:
-  """Loads an experiment with `gin_config.load`, for a TPU core's batch.
+  """Loads an experiment with `gin_config.load`, with such a batch.
 
   Args:
     gin_files: Experiment.
     bindings: Lines of gin.
-    batch_size: Of one core.
+    batch_size: Of all cores together.
     precision: As `train.precision`.
   """
   gin_config.load(
@@ -43,7 +43,11 @@ def load_as_on_tpu(
 
 
 def loop_hlo(
-  *, num_classes: int, num_steps: int, stage: str = "optimized_hlo"
+  *,
+  num_classes: int,
+  num_steps: int,
+  num_replicas: int = 1,
+  stage: str = "optimized_hlo",
 ) -> str | bytes:
   """Lowers the loop of the experiment that `load_as_on_tpu` has read.
 
@@ -51,8 +55,10 @@ def loop_hlo(
 
   Args:
     num_classes: Width of the targets.
-    num_steps: In a loop; the batch is `train.global_batch_size`. A loop of one
-      step is straight-line code.
+    num_steps: In a loop; the batch of all replicas is
+      `train.global_batch_size`. A loop of one step is straight-line code.
+    num_replicas: How many there are. Above 1, the program is one replica's and
+      sums with the others; `stage` must be "hlo_serialized".
     stage: "hlo", "hlo_serialized" or "optimized_hlo", see the module's
       docstring.
 
@@ -60,15 +66,19 @@ def loop_hlo(
     HLO as text, or a serialized HloModuleProto.
   """
   run = experiment.Experiment()
-  trainer, *_ = run.build(
-    tf.distribute.OneDeviceStrategy("/cpu:0"), num_classes=num_classes
-  )
-  shape = [num_steps, run.global_batch_size]
+  strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+  if num_replicas > 1:
+    strategy = tf_internals.OneReplicaOf(num_replicas)
+  trainer, *_ = run.build(strategy, num_classes=num_classes)
+  shape = [num_steps, run.global_batch_size // num_replicas]
   loop = tf.function(trainer.train_on, jit_compile=True)
-  return loop.experimental_get_compiler_ir(
+  program = loop.experimental_get_compiler_ir(
     tf.TensorSpec([*shape, run.pipeline.crop_samples], tf.int16),
     tf.TensorSpec([*shape, num_classes]),
   )(stage=stage)
+  if num_replicas > 1:
+    return tf_internals.without_channels(program)
+  return program
 
 
 def front_end_hlo(*, stage: str = "hlo_serialized") -> str | bytes:

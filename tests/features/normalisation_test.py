@@ -15,7 +15,7 @@ from tf_audioset.data import labels, prepared
 from tf_audioset.models import folding, resnet, tagger
 from tf_audioset.preparation import clip_lists, prepare
 from tf_audioset.runtime.errors import UserError
-from tf_audioset.serving import export
+from tf_audioset.serving import exported_tagger
 from tf_audioset.training import losses, run_data
 
 
@@ -153,11 +153,13 @@ def test_a_run_takes_them_and_exports_them(prepared_folder):
     for name, value in zip(("mean", "sd"), expected):
       key = f"{root}/input_norm/{name}/.ATTRIBUTES/VARIABLE_VALUE"
       assert reader.get_tensor(key) == pytest.approx(value, abs=1e-3)
-  exported = str(folder / "run" / "saved_model")
-  loaded = tf.saved_model.load(export.find(exported))
+  exported = exported_tagger.find(str(folder / "run" / "saved_model"))
+  loaded = tf.saved_model.load(exported)
   scalars = [v.numpy() for v in loaded.model_variables if not v.shape.rank]
   np.testing.assert_allclose(scalars[:2], expected, atol=1e-3)
-  scores, _ = export.ExportedTagger(exported).score(np.zeros([1, 8000]))
+  scores, _ = exported_tagger.ExportedTagger(exported).score(
+    np.zeros([1, 8000])
+  )
   assert np.isfinite(scores).all()
   log = [json.loads(x) for x in open(folder / "run" / "metrics.jsonl")]
   assert log

@@ -2,6 +2,7 @@
 """The TPU's forms have the plain ops' values and gradients, and only there."""
 
 import contextlib
+import functools
 
 import gin
 import numpy as np
@@ -58,19 +59,20 @@ def _compare(function, plain, inputs):
 
 @pytest.mark.parametrize(("num_frames", "num_bands"), _FEATURES)
 @pytest.mark.parametrize(
-  ("size", "reduction", "channels"),
+  ("size", "reduction", "channels", "stride"),
   # ConvNeXt's first and last stages, and EfficientNet's first ones.
-  [(7, 4, 16), (7, 32, 24), (5, 8, 8), (3, 2, 32)],
+  [(7, 4, 16, 1), (7, 32, 24, 1), (5, 8, 8, 1), (3, 2, 32, 2), (5, 4, 144, 2)],
 )
 def test_depthwise_convolution(
-  num_frames, num_bands, size, reduction, channels
+  num_frames, num_bands, size, reduction, channels, stride
 ):
   shape = [2, num_frames // reduction, num_bands // reduction, channels]
   inputs = [_random(shape, 1), _random([size, size, channels, 1], 2)]
-  assert tpu.has_depthwise_conv2d(*inputs, stride=1)
+  assert tpu.has_depthwise_conv2d(*inputs, stride)
+  strides = [1, stride, stride, 1]
   _compare(
-    tpu.depthwise_conv2d,
-    lambda x, k: tf.nn.depthwise_conv2d(x, k, [1, 1, 1, 1], "SAME"),
+    functools.partial(tpu.depthwise_conv2d, stride=stride),
+    lambda x, k: tf.nn.depthwise_conv2d(x, k, strides, "SAME"),
     inputs,
   )
 
@@ -78,7 +80,7 @@ def test_depthwise_convolution(
 @pytest.mark.parametrize("num_frames", [1, 2, 5])
 def test_depthwise_convolution_of_less_than_the_kernel_reaches(num_frames):
   _compare(
-    tpu.depthwise_conv2d,
+    functools.partial(tpu.depthwise_conv2d, stride=1),
     lambda x, k: tf.nn.depthwise_conv2d(x, k, [1, 1, 1, 1], "SAME"),
     [_random([2, num_frames, 3, 8], 1), _random([7, 7, 8, 1], 2)],
   )

@@ -18,7 +18,7 @@ from tf_audioset.models import (
 )
 from tf_audioset.models import vit as vit_lib
 from tf_audioset.runtime.errors import UserError
-from tf_audioset.serving import export
+from tf_audioset.serving import export, exported_tagger
 from tf_audioset.training import losses
 from tf_audioset.weights import pretrained
 
@@ -212,7 +212,7 @@ def test_an_export_has_the_frames_of_the_model(
   exported, num_samples, num_frames
 ):
   model, folder = exported
-  loaded = export.ExportedTagger(folder)
+  loaded = exported_tagger.ExportedTagger(folder)
   waveform = _waveform(num_samples, batch=1)
   padded = loaded.pad(waveform[0])[np.newaxis]
   scores, embedding = loaded.score(waveform)
@@ -263,7 +263,7 @@ def test_without_frames_there_is_no_such_signature(head, tmp_path):
     min_samples=8000,
     padding="repeat",
   )
-  loaded = export.ExportedTagger(folder)
+  loaded = exported_tagger.ExportedTagger(folder)
   assert "frames" not in tf.saved_model.load(folder).signatures
   with pytest.raises(UserError, match="has no scores of frames"):
     loaded.frames(np.zeros(8000, np.float32))

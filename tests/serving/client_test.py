@@ -14,7 +14,12 @@ import tensorflow as tf
 
 from tests import command, model_server, toy
 from tf_audioset.data import labels
-from tf_audioset.serving import client, export, prediction
+from tf_audioset.serving import (
+  client,
+  exported_tagger,
+  prediction,
+  signatures,
+)
 
 _KINDS = [client.Grpc, client.Rest]
 
@@ -53,7 +58,7 @@ def _noise(*shape):
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("signature", ["serving_default", "wav"])
 def test_a_served_tagger_is_the_exported_one(server, model, kind, signature):
-  exported = export.ExportedTagger(str(model))
+  exported = exported_tagger.ExportedTagger(str(model))
   served = client.ServedTagger(_connect(server, kind), signature=signature)
   assert served.classes == exported.classes
   assert served.sample_rate_hz == 16000
@@ -145,8 +150,8 @@ def test_other_mistakes_are_invalid_arguments(
 
 
 def test_all_clips_of_a_request_have_a_limit(monkeypatch):
-  monkeypatch.setattr(export, "MAX_SECONDS", 2)
-  checked = tf.function(export._checked)
+  monkeypatch.setattr(signatures, "MAX_SECONDS", 2)
+  checked = tf.function(signatures._checked)
   checked(tf.zeros([2, 16000]))
   with pytest.raises(
     tf.errors.InvalidArgumentError, match="of a request 2 s, .*3 16000"
@@ -290,7 +295,7 @@ def test_the_client_tags_files_in_batches(server, model, kind, tmp_path):
   assert "passed over: 1 .txt\n" in done.stderr
   # Two requests are under way at a time.
   assert sorted(server.shapes) == [(1, 32000), (3, 16000)]
-  exported = export.ExportedTagger(str(model))
+  exported = exported_tagger.ExportedTagger(str(model))
   lines = [line.split("\t") for line in done.stdout.splitlines()]
   assert [line[0] for line in lines] == [
     f"{tmp_path}/{i}.flac" for i in range(4)

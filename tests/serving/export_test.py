@@ -21,7 +21,7 @@ from tf_audioset import features
 from tf_audioset.data import labels
 from tf_audioset.data import pipeline as pipeline_lib
 from tf_audioset.models import convnext, layers, resnet, tagger
-from tf_audioset.serving import export
+from tf_audioset.serving import export, exported_tagger, signatures
 from tf_audioset.training import losses
 
 _CLASSES = labels.ClassList(("/m/a", "/m/b", "/m/c"), ("A, first", "B", "Ç"))
@@ -66,7 +66,7 @@ def _exported(tmp_path_factory):
 
 @pytest.fixture(name="loaded", scope="module")
 def _loaded(exported):
-  return export.ExportedTagger(exported[1])
+  return exported_tagger.ExportedTagger(exported[1])
 
 
 @pytest.fixture(name="served", scope="module")
@@ -103,7 +103,7 @@ def test_more_clips_than_a_request_may_have_are_scored_in_parts(
 ):
   waveform = _waveform(5, 16000)
   expected = loaded.score(waveform)
-  monkeypatch.setattr(export, "MAX_SECONDS", 2)
+  monkeypatch.setattr(signatures, "MAX_SECONDS", 2)
   for got, values in zip(loaded.score(waveform), expected):
     np.testing.assert_allclose(got, values, atol=1e-6)
 
@@ -128,7 +128,7 @@ def test_an_export_that_is_cut_off_is_told(exported, tmp_path):
   (weights,) = (tmp_path / "1" / "variables").glob("variables.data*")
   weights.write_bytes(weights.read_bytes()[:-100])
   with pytest.raises(ValueError, match=f"{tmp_path}/1 is broken: Read less"):
-    export.ExportedTagger(str(tmp_path / "1"))
+    exported_tagger.ExportedTagger(str(tmp_path / "1"))
 
 
 def _expected(exported, waveform):
@@ -172,7 +172,7 @@ def test_replicas_share_batches_and_fill_them_up(exported, num_replicas):
   strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
   if num_replicas == 2:
     strategy = toy.two_replicas()
-  tagger_ = export.ReplicatedTagger(
+  tagger_ = exported_tagger.ReplicatedTagger(
     # XLA cannot compile for the second of two devices that are one CPU.
     exported[1],
     strategy,
@@ -194,11 +194,13 @@ def test_an_export_that_xla_cannot_compile_is_told(tmp_path):
   def batched(waveform):
     return {"scores": tf.abs(tf.signal.rfft(waveform))}
 
-  for signatures in ({"batched": batched}, {"serving_default": batched}):
-    folder = str(tmp_path / next(iter(signatures)))
-    tf.saved_model.save(module, folder, signatures=signatures)
+  for functions in ({"batched": batched}, {"serving_default": batched}):
+    folder = str(tmp_path / next(iter(functions)))
+    tf.saved_model.save(module, folder, signatures=functions)
     with pytest.raises(ValueError, match="XLA can compile: export the checkp"):
-      export.ReplicatedTagger(folder, tf.distribute.OneDeviceStrategy("/cpu:0"))
+      exported_tagger.ReplicatedTagger(
+        folder, tf.distribute.OneDeviceStrategy("/cpu:0")
+      )
 
 
 def _wav(samples, rate_hz=16000, subtype="PCM_16", kind="WAV"):
@@ -311,7 +313,9 @@ def test_it_knows_its_classes_and_its_input(loaded):
 
 def test_the_newest_version_of_a_serving_folder_is_taken(exported):
   _, folder = exported
-  assert export.ExportedTagger(folder[: -len("/1")]).classes == _CLASSES
+  assert (
+    exported_tagger.ExportedTagger(folder[: -len("/1")]).classes == _CLASSES
+  )
 
 
 def test_it_loads_without_this_package_or_keras_objects(exported, tmp_path):
@@ -559,7 +563,7 @@ def test_thresholds_are_known_or_not(exported, loaded, tmp_path):
   about = json.loads(table.read_text())
   for old in ({**about, "thresholds": None}, {"min_samples": 1}):
     table.write_text(json.dumps(old))
-    assert export.ExportedTagger(str(folder)).thresholds is None
+    assert exported_tagger.ExportedTagger(str(folder)).thresholds is None
 
 
 def _prediction_log():
@@ -647,12 +651,12 @@ def test_only_a_saved_model_is_replaced(exported, tmp_path):
   export_again(tmp_path / "1")
   assert {path.name for path in tmp_path.iterdir()} == {"1", "mine"}
   assert not (tmp_path / "1" / "assets" / "old.txt").exists()
-  assert export.ExportedTagger(str(tmp_path / "1")).classes == _CLASSES
+  assert exported_tagger.ExportedTagger(str(tmp_path / "1")).classes == _CLASSES
 
 
 def test_what_is_no_exported_tagger_is_refused(tmp_path):
   with pytest.raises(ValueError, match="no SavedModel there"):
-    export.ExportedTagger(str(tmp_path / "none"))
+    exported_tagger.ExportedTagger(str(tmp_path / "none"))
   tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
   with pytest.raises(ValueError, match="not an exported tagger"):
-    export.ExportedTagger(str(tmp_path / "other"))
+    exported_tagger.ExportedTagger(str(tmp_path / "other"))

@@ -14,7 +14,7 @@ from tf_audioset import features
 from tf_audioset.data import audio, labels
 from tf_audioset.models import heads, tagger
 from tf_audioset.runtime.errors import UserError
-from tf_audioset.serving import export, frames
+from tf_audioset.serving import export, exported_tagger, frames
 from tf_audioset.training import losses
 
 _FRAME = 3200  # Samples: 20 frames of the features.
@@ -54,7 +54,7 @@ def _model(tmp_path_factory):
 
 @pytest.fixture(name="loaded", scope="module")
 def _loaded(model):
-  return export.ExportedTagger(model)
+  return exported_tagger.ExportedTagger(model)
 
 
 def _write(path, num_samples):

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_audioset
 from tests import command, toy
 from tf_audioset.runtime import errors
-from tf_audioset.serving import export
+from tf_audioset.serving import exported_tagger
 
 
 @pytest.fixture(name="run", scope="module")
@@ -71,7 +71,9 @@ def test_windows_are_those_of_the_timeline(run, tagger):
   )
   begins = [window.begin_seconds for window in windows]
   np.testing.assert_allclose(begins, [0, 0.75, 1.5, 2.0])
-  exported = export.ExportedTagger(str(run[0] / "quickstart/run/saved_model"))
+  exported = exported_tagger.ExportedTagger(
+    str(run[0] / "quickstart/run/saved_model")
+  )
   waveform = tagger.read(run[0] / "dog.wav")
   np.testing.assert_allclose(
     [window.scores for window in windows],

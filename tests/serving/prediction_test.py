@@ -22,7 +22,12 @@ from matplotlib import font_manager, pyplot
 
 from tests import command, toy
 from tf_audioset.data import audio
-from tf_audioset.serving import export, picture, prediction
+from tf_audioset.serving import (
+  exported_tagger,
+  picture,
+  prediction,
+  signatures,
+)
 
 
 @pytest.fixture(name="model", scope="module")
@@ -34,7 +39,7 @@ def _model(tmp_path_factory):
 
 @pytest.fixture(name="tagger", scope="module")
 def _tagger(model):
-  return export.ExportedTagger(str(model))
+  return exported_tagger.ExportedTagger(str(model))
 
 
 def _write(path, seconds, rate_hz=16000, seed=0):
@@ -97,7 +102,7 @@ def test_clips_of_one_length_or_shorter_than_a_crop_are_one_batch(
 def test_a_file_that_is_too_long_is_refused_without_reading_it(
   tagger, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(export, "MAX_CLIP_SECONDS", 3)
+  monkeypatch.setattr(signatures, "MAX_CLIP_SECONDS", 3)
   files = [_write(tmp_path / f"{s}.wav", s) for s in (3, 3.5)]
   short, long = prediction.score_files(tagger, files)
   assert short.seconds == 3
@@ -160,7 +165,9 @@ def test_a_model_without_the_signature_is_told(tagger, tmp_path):
   module.variables_of_old = tagger._module.model_variables
   tf.saved_model.save(module, str(tmp_path / "old"), signatures=old)
   with pytest.raises(ValueError, match="has no signature timeline: export"):
-    export.ExportedTagger(str(tmp_path / "old")).timeline(np.zeros(9), 1, 1)
+    exported_tagger.ExportedTagger(str(tmp_path / "old")).timeline(
+      np.zeros(9), 1, 1
+    )
 
 
 def _part(begins, scores, seconds=1.0):

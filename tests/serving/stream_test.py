@@ -15,7 +15,12 @@ import pytest
 import soundfile
 
 from tests import command, toy
-from tf_audioset.serving import events, export, prediction, stream
+from tf_audioset.serving import (
+  events,
+  exported_tagger,
+  prediction,
+  stream,
+)
 
 
 @pytest.fixture(name="model", scope="module")
@@ -27,7 +32,7 @@ def _model(tmp_path_factory):
 
 @pytest.fixture(name="tagger", scope="module")
 def _tagger(model):
-  return export.ExportedTagger(str(model))
+  return exported_tagger.ExportedTagger(str(model))
 
 
 class _Loudness:

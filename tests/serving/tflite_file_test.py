@@ -17,7 +17,7 @@ from tf_audioset import features
 from tf_audioset.data import labels
 from tf_audioset.models import tagger
 from tf_audioset.runtime.errors import UserError
-from tf_audioset.serving import export, tflite, tflite_file
+from tf_audioset.serving import export, exported_tagger, tflite, tflite_file
 from tf_audioset.training import losses
 
 # With what tables, and lists of one name a line, have to take care of.
@@ -155,7 +155,7 @@ def test_evaluate_takes_a_file_and_compares_it(folder, tmp_path):
   )
   # Of the classes of the records.
   toy.export_tagger(tmp_path / "1")
-  exported = export.ExportedTagger(str(tmp_path / "1"))
+  exported = exported_tagger.ExportedTagger(str(tmp_path / "1"))
   content = (folder / "1.tflite").read_bytes()
   with zipfile.ZipFile(io.BytesIO(content)) as archive:
     start = min(info.header_offset for info in archive.infolist())

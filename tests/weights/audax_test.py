@@ -16,7 +16,7 @@ from tf_audioset import experiment  # noqa: F401
 from tf_audioset.data import labels  # noqa: F401
 from tf_audioset.models import tagger  # noqa: F401
 from tf_audioset.runtime import gin_config  # noqa: F401
-from tf_audioset.serving import export  # noqa: F401
+from tf_audioset.serving import export, exported_tagger  # noqa: F401
 from tf_audioset.weights import audax, pretrained  # noqa: F401
 
 _FILES = {"resnet18": "ResNet18", "efficientnet_b0": "efficientnet_b0"}
@@ -69,7 +69,7 @@ def test_the_tool_exports_what_predict_takes(checkpoint, tmp_path):
     f"--checkpoint_out={tmp_path / 'start'}",
   )
   assert "arrays" in out
-  loaded = export.ExportedTagger(str(tmp_path / "model"))
+  loaded = exported_tagger.ExportedTagger(str(tmp_path / "model"))
   assert loaded.classes == labels.ClassList.audioset()
   with np.load(reference.golden("frontend.npz")) as file:
     waveform = file["waveform_5s"].astype(np.float32) / 32768

@@ -18,7 +18,7 @@ from tf_audioset.commands import import_weights
 from tf_audioset.data import labels, records  # noqa: F401
 from tf_audioset.models import tagger  # noqa: F401
 from tf_audioset.runtime import gin_config  # noqa: F401
-from tf_audioset.serving import export, tflite  # noqa: F401
+from tf_audioset.serving import export, exported_tagger, tflite  # noqa: F401
 from tf_audioset.weights import audax, ced, pretrained  # noqa: F401
 
 # Two blocks of the mini model.
@@ -63,7 +63,7 @@ def _exported(model, tmp_path_factory):
 
 @pytest.fixture(name="loaded", scope="module")
 def _loaded(exported):
-  return export.ExportedTagger(str(exported))
+  return exported_tagger.ExportedTagger(str(exported))
 
 
 def _sound(num_samples, seed=0):
@@ -107,7 +107,9 @@ def test_only_what_is_shorter_than_a_patch_is_padded(arrays, loaded):
 
 def test_the_signature_for_xla_is_numpys(arrays, exported):
   strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
-  batched = export.ReplicatedTagger(str(exported), strategy, jit_compile=True)
+  batched = exported_tagger.ReplicatedTagger(
+    str(exported), strategy, jit_compile=True
+  )
   clips = np.stack([_sound(16000, seed) for seed in range(2)])
   expected = [_expected(arrays, clip)[0] for clip in clips]
   np.testing.assert_allclose(batched.score(clips), expected, atol=1e-4)
@@ -132,7 +134,7 @@ def _imported(tmp_path_factory):
 
 
 def test_the_imported_model_gives_ceds_scores(imported):
-  loaded = export.ExportedTagger(str(imported / "model"))
+  loaded = exported_tagger.ExportedTagger(str(imported / "model"))
   assert loaded.classes == labels.ClassList.audioset()
   assert loaded.sample_rate_hz == records.SAMPLE_RATE_HZ
   assert loaded.min_samples == 2400
@@ -219,7 +221,7 @@ def test_fine_tuning_trains_all_of_it(exported, arrays, tmp_path):
       )
     ),
   )
-  loaded = export.ExportedTagger(str(workdir / "saved_model"))
+  loaded = exported_tagger.ExportedTagger(str(workdir / "saved_model"))
   assert loaded.classes == _CLASSES and loaded.min_samples == 8000
   trained = _tagger()
   pretrained.load(str(workdir), trained, _CLASSES)

@@ -214,8 +214,8 @@ def test_replicas_and_mixed_precision_are_no_matter(source):
   [
     (
       {"width": 8},
-      r"backbone/stem/kernel has the shape \[7, 7, 1, 8\] in the model and "
-      r"\[7, 7, 1, 4\] there",
+      r"backbone/stem/conv/kernel has the shape \[7, 7, 1, 8\] in the model "
+      r"and \[7, 7, 1, 4\] there",
     ),
     ({"depth": 34}, r"backbone/blocks/2/\S+ has the shape"),
     ({"depth": 50}, r"backbone/blocks/0/\S+ has the shape"),

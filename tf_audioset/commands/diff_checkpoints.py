@@ -49,7 +49,7 @@ def main(paths: Sequence[str]) -> int:
 
 
 def _read(path):
-  """Every tensor of a checkpoint, by name."""
+  """Reads every tensor of a checkpoint, by name."""
   import tensorflow as tf
 
   found = tf.train.latest_checkpoint(path) or path

@@ -216,7 +216,7 @@ def _source(path):
   """
   import tensorflow as tf
 
-  from tf_audioset.serving import export, tflite_file
+  from tf_audioset.serving import exported_tagger, tflite_file
 
   name = os.path.basename(path if "://" in path else os.path.abspath(path))
   if FLAGS.saved_model and tflite_file.is_tflite(path):
@@ -225,7 +225,7 @@ def _source(path):
     tflite_file.load(path)
     return "tflite", name, 0
   if FLAGS.saved_model:
-    number = os.path.basename(export.find(path))
+    number = os.path.basename(exported_tagger.find(path))
     version = int(number) if number.isdigit() else 0
     if version and name != number:
       name = f"{name}/{number}"
@@ -363,10 +363,10 @@ def _run_model(path, split):
   from tf_audioset.data import records
   from tf_audioset.evaluation import scoring
   from tf_audioset.runtime import distribution
-  from tf_audioset.serving import export, tflite_file
+  from tf_audioset.serving import exported_tagger, tflite_file
 
   # With a TPU of other machines, one of those is the default.
-  here = export.HERE if FLAGS.tpu else None
+  here = exported_tagger.HERE if FLAGS.tpu else None
   with tf.device(here):
     tagger = tflite_file.load(path)
   classes = tagger.classes
@@ -380,7 +380,7 @@ def _run_model(path, split):
   on_tpu = None
   if FLAGS.tpu:
     strategy = distribution.strategy(FLAGS.tpu)
-    on_tpu = export.ReplicatedTagger(tagger.directory, strategy)
+    on_tpu = exported_tagger.ReplicatedTagger(tagger.directory, strategy)
   with tf.device(here):
     clips = pipeline_lib.full_clips(
       split,

@@ -57,13 +57,13 @@ def main() -> None:
   # Imported late: a mistake in the flags is answered at once.
   from tf_audioset import experiment
   from tf_audioset.runtime import gin_config, outputs
-  from tf_audioset.serving import export, tflite
+  from tf_audioset.serving import exported_tagger, tflite
   from tf_audioset.training import workdir
 
   classes, gin_text = workdir.read_run(FLAGS.workdir)
   checkpoint = _find_checkpoint()
   folder = FLAGS.output_dir or os.path.join(FLAGS.workdir, "saved_model")
-  taken = export.versions(folder)
+  taken = exported_tagger.versions(folder)
   version = FLAGS.version or max(taken, default=0) + 1
   if version in taken:
     raise UserError(

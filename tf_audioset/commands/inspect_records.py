@@ -120,7 +120,7 @@ def _split_names(data_dir: str) -> list[str]:
 
 
 def _table(name, split):
-  """The table of clips, or, where there is none, what can be read for it."""
+  """Returns the table of clips, or what can be read in its place."""
   from tf_audioset.data import prepared, records
 
   table = split.clips()
@@ -188,7 +188,7 @@ def _num_classes(split) -> int:
 
 
 def _label(split, index: int) -> tuple[str, str]:
-  """Name and mid, as far as known."""
+  """Returns the name and mid of a class, as far as they are known."""
   if split.classes and index < len(split.classes):
     return split.classes.names[index], split.classes.mids[index]
   return f"class {index}", ""
@@ -202,7 +202,7 @@ def _print_columns(rows, num_left: int) -> None:
 
 
 def _find(splits, wanted: str):
-  """Name of a clip, int16 samples and label names, by number or id."""
+  """Finds a clip by number or id: its name, int16 samples and label names."""
   import numpy as np
 
   from tf_audioset.data import pipeline as pipeline_lib

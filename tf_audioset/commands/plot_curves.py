@@ -71,7 +71,7 @@ def main(paths: list[str]) -> int:
 
 
 def _workdirs(paths: list[str]) -> list[str]:
-  """The paths and, in place of a folder of work directories, those in it.
+  """Returns the paths, with a folder of work directories replaced by those.
 
   Raises:
     UserError: If a path is neither.
@@ -123,7 +123,7 @@ def _draw(axes, curves) -> None:
 
 
 def _loss(workdir: str) -> str:
-  """What the loss of a run is, by its config.gin."""
+  """Returns the name of a run's loss according to its config.gin."""
   import tensorflow as tf
 
   try:

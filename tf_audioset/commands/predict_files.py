@@ -69,7 +69,7 @@ def predict(files: inputs.Inputs) -> int:
 
 
 def _style() -> str | None:
-  """How scores are printed or, with --output_dir, written."""
+  """Returns how scores are printed or, with --output_dir, written."""
   for name in STYLES:
     if FLAGS[name].value:
       return name
@@ -263,7 +263,7 @@ class _Page:
 
 
 def _window_and_hop(tagger) -> tuple[float, float]:
-  """Their lengths in seconds."""
+  """Returns their lengths in seconds."""
   window_seconds = (
     FLAGS.window_seconds or tagger.window_samples / tagger.sample_rate_hz
   )

@@ -130,11 +130,13 @@ class _Models:
     """Loads them; refuses those of other classes or another sample rate."""
     from tf_audioset.data import records
     from tf_audioset.evaluation import scoring
-    from tf_audioset.serving import export
+    from tf_audioset.serving import exported_tagger
 
     self._split = split
     self.names = FLAGS.saved_model
-    self._taggers = [export.ExportedTagger(path) for path in self.names]
+    self._taggers = [
+      exported_tagger.ExportedTagger(path) for path in self.names
+    ]
     for path, tagger in zip(self.names, self._taggers):
       if tagger.classes.mids != split.classes.mids:
         raise UserError(
@@ -150,7 +152,7 @@ class _Models:
     self.digests = [scoring.sha256_of(t.directory) for t in self._taggers]
 
   def score(self, first, end, update):
-    """float32 [end - first, num_classes], nan where a clip cannot be read."""
+    """Scores clips: float32 [end - first, num_classes], nan if unreadable."""
     import numpy as np
 
     from tf_audioset.data import pipeline as pipeline_lib

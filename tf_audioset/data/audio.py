@@ -79,7 +79,7 @@ def read(
   max_seconds: float | None = None,
   content: bytes | None = None,
 ) -> Decoded:
-  """Decodes, mixes to mono and resamples.
+  """Decodes a file, mixes it to mono and resamples it.
 
   The content decides what a file is, never its name. Recordings that were
   joined are read one after the other; where the rate changes, each piece is
@@ -211,7 +211,7 @@ class _Mixer:
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
-  """Float in [-1, 1] to int16, whose full scale is 32768.
+  """Converts floats in [-1, 1] to int16, whose full scale is 32768.
 
   The inverse, everywhere here, is a division by 32768; +1.0 becomes 32767.
   """
@@ -219,13 +219,13 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
 
 
 def samples_hash(samples: np.ndarray) -> int:
-  """64 bits of the SHA-256 of int16 samples: equal for equal audio."""
+  """Returns 64 bits of the SHA-256 of int16 samples."""
   digest = hashlib.sha256(samples.astype("<i2").tobytes()).digest()
   return int.from_bytes(digest[:8], "big")
 
 
 def encode(samples: np.ndarray, sample_rate_hz: int, codec: str) -> bytes:
-  """int16 [num_samples] to a FLAC file, or to little-endian bytes.
+  """Encodes int16 [num_samples] as FLAC or as little-endian bytes.
 
   Raises:
     UserError: If the codec is unknown or the samples are not int16.

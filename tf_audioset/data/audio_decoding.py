@@ -245,7 +245,7 @@ class Recording:
 
 
 def _unequal(seconds: float, others: float) -> tuple[str, str]:
-  """Both with as many decimals, up to 6, as it takes to tell them apart."""
+  """Formats both with as many decimals, at most 6, as make them differ."""
   for decimals in range(1, 7):
     texts = f"{seconds:.{decimals}f}", f"{others:.{decimals}f}"
     if texts[0] != texts[1]:
@@ -254,7 +254,7 @@ def _unequal(seconds: float, others: float) -> tuple[str, str]:
 
 
 def _open(path):
-  """The file, open, if it is a regular one; the content of a pipe."""
+  """Opens a regular file, or the content of a pipe."""
   try:
     os.fspath(path).encode("utf-8")
   except UnicodeError:

@@ -105,7 +105,7 @@ def _span(
 
 
 def _find_next(file, begin, form, family):
-  """Where the next file of the family begins; 0 if there is none."""
+  """Returns where the next file of the family begins; 0 if none does."""
   place = file.find(form, begin) if form else -1
   while place > 0 and not _begins(file, place, family):
     place = file.find(form, place + 1)
@@ -113,7 +113,7 @@ def _find_next(file, begin, form, family):
 
 
 def _begins(file, place, family):
-  """Whether another file of the family, with its samples, begins there."""
+  """Returns whether another file of the family, with samples, begins there."""
   if not 0 < place < file.size:
     return False
   container = audio_containers.container_of(file.read(place, 32))
@@ -229,7 +229,7 @@ def _wav_part(file, begin):
 
 
 def _with_more_chunks(file, part, first, order, limit):
-  """The part with the samples of further data chunks, without what is between.
+  """Appends the samples of further data chunks to a part.
 
   Nothing forbids them, and libsndfile reads one of them only.
   """
@@ -254,7 +254,7 @@ def _with_more_chunks(file, part, first, order, limit):
 def _find_chunk(
   file, place, name, *, head_bytes, order, padding, is_whole=False
 ):
-  """(where it begins, its size) or None.
+  """Returns a chunk's first byte and size, or None.
 
   `is_whole` says that sizes include the heads of the chunks.
   """

@@ -147,7 +147,7 @@ class SndfileDecoder:
     return self._num_bytes - self._source.tell()
 
   def _broken_flac(self, num_frames, block_frames):
-    """What dr_flac makes of a file that was cut off or damaged, from there."""
+    """Decodes a damaged FLAC file with dr_flac, from its beginning."""
     with reading(self._path, "cannot be read as audio: broken FLAC"):
       window = Window(self._bytes.file, self._part)
       decoded = miniaudio.flac_read_f32(window.read())
@@ -311,7 +311,7 @@ class AvDecoder:
       )
 
   def _frames(self):
-    """The frames that decode and are not empty."""
+    """Yields the frames that decode and are not empty."""
     failure, has_sound, is_after_failure = None, False, False
     for packet in self._packets():
       # No `with reading()`, which costs as much as the rest of this.
@@ -434,7 +434,7 @@ class _Frames:
 
 
 def _best_decoder(codec):
-  """The decoder that FFmpeg prefers, but libopus for Opus.
+  """Returns the decoder that FFmpeg prefers, but libopus for Opus.
 
   FFmpeg's own decoder of Opus loses most of the amplitude for 0.15 s where a
   stream changes from the mode for speech to that for music.
@@ -451,7 +451,7 @@ def _best_decoder(codec):
 
 
 def _codec_in(file: Bytes, part: Part) -> str:
-  """The name of the codec of sound by an MPEG-4 or Matroska header."""
+  """Returns the codec that an MPEG-4 or Matroska header names."""
   place = file.find(b"soun", part.begin, part.end)
   place = file.find(b"stsd", place, part.end) if place >= 0 else -1
   name = file.read(place + 16, 4) if place >= 0 else b""

@@ -103,7 +103,7 @@ class _OggStream:
     self.has_end = False
 
   def num_frames(self) -> int | None:
-    """The length by the granule positions, which count samples."""
+    """Returns the length by the granule positions, which count samples."""
     if self.granule is None:
       return None
     # The rip of a radio stream begins anywhere. How much sound its first page
@@ -114,7 +114,7 @@ class _OggStream:
 
 
 def _ogg_codec(packet):
-  """(rate in Hz, samples to be left out) of a stream of sound; else (0, 0)."""
+  """Returns an Ogg stream's rate in Hz and pre-skip; (0, 0) if no sound."""
   if packet[:7] == b"\x01vorbis":
     return int.from_bytes(packet[12:16], "little"), 0
   if packet[:8] == b"OpusHead":
@@ -210,7 +210,7 @@ def mp3(file: Bytes, begin: int) -> list[Part]:
 
 
 def _frame_runs(file, begin):
-  """Where frames follow each other without a gap: (begin, end) of each run.
+  """Returns the begin and end of each run of frames without a gap.
 
   What is between is no sound: tags, pictures, junk. FFmpeg would lose frames in
   it, and make noise of some of it.
@@ -246,7 +246,7 @@ def _frame_runs(file, begin):
 
 
 def _mp3_part(file, begin, end, runs, seconds):
-  """The part of the frames between, without the gaps."""
+  """Returns the part made of the frames between, without the gaps."""
   runs = [
     (max(a, begin), min(b, end)) for a, b in runs if a < end and b > begin
   ]
@@ -263,7 +263,7 @@ def _mp3_part(file, begin, end, runs, seconds):
 
 
 def _mp3_heads(file):
-  """(where it begins, seconds or None) of each frame that counts the others."""
+  """Returns where each frame that counts the others begins, and seconds."""
   for place in file.find_all(_MP3_TAGS):
     tag = file.read(place, 4)
     for offset in _MP3_TAG_OFFSETS:
@@ -278,7 +278,7 @@ def _mp3_heads(file):
 
 
 def _mp3_tag_offset(frame, tag):
-  """Where a frame's tag must be: behind the side information of its kind."""
+  """Returns where a frame's tag is: behind its side information."""
   is_layer_3 = frame[1] & 0x06 == 0x02
   if not is_layer_3:
     return 0
@@ -346,7 +346,7 @@ def flac_rest(file: Bytes, part: Part) -> list[Part]:
 
 
 def _flac_frames_beyond(file, begin):
-  """Possible headers of the frame behind all that the file's header counts."""
+  """Returns possible headers of a frame beyond the counted ones."""
   head = file.read(begin, 42)
   block = int.from_bytes(head[8:10], "big")
   total = int.from_bytes(head[18:26], "big") & _FLAC_TOTAL
@@ -437,7 +437,7 @@ def matroska(file: Bytes, begin: int) -> list[Part]:
 
 
 def _ebml_element(file, place):
-  """(id, where its content begins, size or None if that is not known)."""
+  """Reads an element: its id, where its content begins, its size or None."""
   head = file.read(place, 12)
   if not head or not head[0]:
     return 0, place, 0

@@ -62,7 +62,7 @@ class Logits:
 
   @property
   def num_classes(self) -> int:
-    """The number of classes."""
+    """Returns the number of classes."""
     return self._logits.shape[1]
 
   def scores(self, ids: Sequence[str]) -> np.ndarray:

@@ -96,7 +96,7 @@ def read(
 
 
 def _crop(num_samples, max_samples, position):
-  """(start, length) in samples."""
+  """Returns the start and length of the crop in samples."""
   if max_samples is None or max_samples >= num_samples:
     return 0, num_samples
   room = num_samples - max_samples
@@ -105,7 +105,7 @@ def _crop(num_samples, max_samples, position):
 
 
 def _read_frames(audio, sample_rate_hz, expected, max_samples, position, out):
-  """The crop through dr_flac; None if the file is unusual or broken.
+  """Decodes the crop by dr_flac; None if the file is unusual or broken.
 
   dr_flac passes over a frame whose checksum is wrong, without a word, and goes
   on with the next. So it is given the frames of the crop and nothing behind
@@ -170,7 +170,7 @@ def _read_frames(audio, sample_rate_hz, expected, max_samples, position, out):
 
 
 def _first_frame(audio):
-  """Offset of the first frame, behind the blocks of metadata."""
+  """Returns the offset of the first frame, after the metadata blocks."""
   offset, is_last = 4, False
   while not is_last and offset + 4 <= len(audio):
     is_last = audio[offset] & 0x80
@@ -179,7 +179,7 @@ def _first_frame(audio):
 
 
 def _block_samples(header):
-  """What a frame's header says; 0 for what is not coded in its 4 bits."""
+  """Returns a frame's length by its header; 0 if its 4 bits do not say."""
   code = header[2] >> 4 if len(header) == 4 else 0
   if code >= 8:
     return 256 << (code - 8)
@@ -187,7 +187,7 @@ def _block_samples(header):
 
 
 def _find_frame(audio, first, number, num_frames):
-  """Offset of a frame, or of the end; -1 if there is no such frame."""
+  """Returns the offset of a frame or of the end; -1 if there is none."""
   if number == 0:
     return first
   if number == num_frames:

@@ -62,11 +62,11 @@ class ClassList:
 
   @property
   def is_audioset(self) -> bool:
-    """Whether these are AudioSet's 527 classes in the canonical order."""
+    """Returns whether these are AudioSet's 527 classes in canonical order."""
     return _sha256(self.mids) == _AUDIOSET_SHA256
 
   def index(self) -> dict[str, int]:
-    """Index by mid."""
+    """Maps each mid to its index."""
     return {mid: i for i, mid in enumerate(self.mids)}
 
   @classmethod
@@ -110,7 +110,7 @@ class ClassList:
     return cls(mids=tuple(names), names=tuple(names))
 
   def to_json(self) -> list[dict[str, int | str]]:
-    """[{"index": 0, "mid": "/m/09x0r", "name": "Speech"}, ...]."""
+    """Returns [{"index": 0, "mid": "/m/09x0r", "name": "Speech"}, ...]."""
     return [
       {"index": i, "mid": mid, "name": name}
       for i, (mid, name) in enumerate(zip(self.mids, self.names))
@@ -118,7 +118,7 @@ class ClassList:
 
   @classmethod
   def from_json(cls, rows: Sequence[dict[str, int | str]]) -> ClassList:
-    """The inverse of `to_json`."""
+    """Inverts `to_json`."""
     return cls(
       mids=tuple(row["mid"] for row in rows),
       names=tuple(row["name"] for row in rows),
@@ -304,7 +304,7 @@ def plain(text: str) -> str:
 
 
 def branches(path: str, classes: ClassList) -> dict[str, list[int]]:
-  """The classes under each top class of an ontology.
+  """Returns the classes under each top class of an ontology.
 
   Args:
     path: A JSON file in the form of AudioSet's ontology.json: a list of

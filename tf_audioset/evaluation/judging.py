@@ -71,7 +71,7 @@ class Judgement:
     }
 
   def summary(self, branches: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """All averages.
+    """Returns all averages.
 
     Args:
       branches: Indices of classes by the name of their group.
@@ -109,7 +109,7 @@ class Judgement:
     return summary
 
   def per_class(self) -> dict[str, np.ndarray]:
-    """Columns, [num_classes].
+    """Returns columns of [num_classes].
 
     ap, auc, dprime, positives; ap_low and ap_high, its interval; threshold with
     the greatest F1 on these clips, and f1; ece, the calibration error.
@@ -132,7 +132,7 @@ class Judgement:
   def minus(
     self, other: Judgement
   ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The paired difference to another system on the same clips.
+    """Returns the paired difference to another system on the same clips.
 
     Args:
       other: Made of the same clips in the same order, of the same targets,

@@ -46,7 +46,7 @@ class Metrics:
 
   @property
   def dprime(self) -> np.ndarray:
-    """float64 [num_classes], sqrt(2) times the normal quantile of the AUC."""
+    """Computes the sensitivity index sqrt(2) * Phi^-1(AUC)."""
     return dprime(self.auc)
 
   def averages(self, weights: np.ndarray | float = 1) -> dict[str, np.ndarray]:
@@ -71,7 +71,7 @@ class Metrics:
     }
 
   def summary(self) -> dict[str, float | int]:
-    """What `evaluate` measured, under the names that are reported everywhere.
+    """Returns the averages under the names by which they are reported.
 
     `averages`, `top1`, and the numbers of clips and classes behind them.
     """
@@ -188,7 +188,7 @@ def bootstrap(
 def interval(
   estimate: np.ndarray, resampled: np.ndarray, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Where the value of other clips of the same kind is to be expected.
+  """Estimates the interval in which other clips' value is to be expected.
 
   The quantiles of the resamples, moved so that their mean is the estimate: a
   positive clip that is drawn twice ties with itself, which raises the mAP of
@@ -220,7 +220,7 @@ def interval(
 def best_thresholds(
   scores: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The threshold of each class that gives the greatest F1.
+  """Finds the threshold of each class that gives the greatest F1.
 
   F1 on the clips a threshold was chosen on is too good for others.
 
@@ -250,7 +250,7 @@ def best_thresholds(
 def recall_points(
   scores: np.ndarray, targets: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-  """The points of each class's precision-recall curve at which recall rises.
+  """Finds the points of each precision-recall curve where recall rises.
 
   Args:
     scores: As for `evaluate`.
@@ -274,7 +274,7 @@ def recall_points(
 
 
 def confusion(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-  """Which class is taken for which.
+  """Counts which class is taken for which.
 
   Args:
     scores: As for `evaluate`.
@@ -296,7 +296,7 @@ def confusion(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def top_k(scores: np.ndarray, targets: np.ndarray, k: int) -> float:
-  """The share of clips with a label among the k highest scores.
+  """Computes the share of clips with a label among the k highest scores.
 
   Args:
     scores: As for `evaluate`.
@@ -319,7 +319,7 @@ def top_k(scores: np.ndarray, targets: np.ndarray, k: int) -> float:
 def calibration_error(
   probabilities: np.ndarray, targets: np.ndarray, num_bins: int = 15
 ) -> np.ndarray:
-  """How far probabilities are from how often they come true (ECE).
+  """Computes the expected calibration error (ECE).
 
   Args:
     probabilities: float [num_clips, num_classes], 0 to 1.
@@ -343,7 +343,7 @@ def calibration_error(
 def calibration_bins(
   probabilities: np.ndarray, targets: np.ndarray, num_bins: int = 15
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Each class's clips by their probability.
+  """Sorts each class's clips into bins of their probability.
 
   Args:
     probabilities: float [num_clips, num_classes], 0 to 1.
@@ -378,12 +378,12 @@ def calibration_bins(
 
 
 def dprime(auc: npt.ArrayLike) -> np.ndarray:
-  """Sensitivity index: sqrt(2) * Phi^-1(AUC). Infinite at 0 and at 1."""
+  """Computes the d' of each class, float64 [num_classes]."""
   return np.sqrt(2.0) * scipy.special.ndtri(auc)
 
 
 def _checked(scores, targets) -> tuple[np.ndarray, np.ndarray]:
-  """The scores, and where the targets are positive."""
+  """Returns the checked scores, and where the targets are positive."""
   scores = np.asarray(scores)
   if scores.dtype.kind != "f":
     scores = scores.astype(np.float64)  # Unsigned integers have no negative.
@@ -400,7 +400,7 @@ def _checked(scores, targets) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _columns(scores, positive):
-  """For each class: scores times -1, so that the best is least; positives.
+  """Yields each class's scores times -1 (the best is least), and positives.
 
   In memory of their own: a column of a matrix is slow to sort.
   """
@@ -412,7 +412,7 @@ def _best_is_positive(scores, positive) -> np.ndarray:
 
 
 def _counts(falling, thresholds):
-  """How many of `falling` are below each of the thresholds, and not above it.
+  """Counts the values of `falling` below each threshold, and not above it.
 
   Positive clips are few: it is quicker to find every clip's place among them
   than to sort the clips.
@@ -453,7 +453,7 @@ def _sums(clips, ends, times_drawn) -> np.ndarray:
 
 
 def _areas(hits, above, seen, num_clips):
-  """AP and AUC of a class from its ranking.
+  """Computes AP and AUC of a class from its ranking.
 
   A threshold is a score of a positive clip; the highest comes first, and equal
   ones are one. AP is the sum over thresholds of the step in recall times the
@@ -485,7 +485,7 @@ def _areas(hits, above, seen, num_clips):
 
 
 def mean(values: np.ndarray, weights: np.ndarray | float = 1.0) -> np.ndarray:
-  """Mean of what is finite over the last dimension.
+  """Averages what is finite over the last dimension.
 
   Args:
     values: float [..., n].

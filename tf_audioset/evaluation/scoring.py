@@ -125,11 +125,11 @@ class Scores:
   scores: np.ndarray
 
   def take(self, rows: np.ndarray) -> Scores:
-    """The clips of the given rows, int [n], in that order."""
+    """Returns the clips of the given rows, int [n], in that order."""
     return Scores(self.ids[rows], self.mids, self.scores[rows])
 
   def ids_sha256(self) -> str:
-    """SHA-256, hexadecimal, of the sorted ids; as in dataset_info.json."""
+    """Returns the SHA-256 of the sorted ids, as in dataset_info.json."""
     return hashlib.sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
 
   def content(self) -> bytes:
@@ -296,7 +296,7 @@ def count_positives(
 
 
 def sha256_of(path: str) -> str:
-  """SHA-256, hexadecimal, of a file, or of all names and files of a folder."""
+  """Returns the SHA-256 of a file, or of all names and files of a folder."""
   digest = hashlib.sha256()
   is_folder = tf.io.gfile.isdir(path)
   files = [path]

@@ -70,7 +70,7 @@ class Fft:
 
   @property
   def _bands_together(self) -> int:
-    """The number of bands that are summed by one product.
+    """Returns the number of bands that are summed by one product.
 
     32 at a time are quick. Two at a time have fewer than 1024 constants:
     TFLite's int8 takes in every constant of more, and with it rounds what it is

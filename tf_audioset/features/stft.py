@@ -62,24 +62,24 @@ class Stft:
 
   @property
   def edge(self) -> int:
-    """The number of samples that are reflected at each end of the clip."""
+    """Returns the number of samples reflected at each end of the clip."""
     is_centred = self.alignment == "centred"
     return (self.window_samples if is_centred else self.fft_samples) // 2
 
   @property
   def period(self) -> int:
-    """The period of the window, which is symmetric about half of it."""
+    """Returns the period of the window, which is symmetric about half of it."""
     return self.window_samples - (self.alignment != "centred")
 
   @property
   def window(self) -> np.ndarray:
-    """The Hann window, float64 [window_samples]."""
+    """Returns the Hann window, float64 [window_samples]."""
     sample = np.arange(self.window_samples)
     return 0.5 - 0.5 * np.cos(2 * np.pi * sample / self.period)
 
   @property
   def num_bins(self) -> int:
-    """The number of frequencies from 0 to half the sample rate."""
+    """Returns the number of frequencies from 0 to half the sample rate."""
     return self.fft_samples // 2 + 1
 
   def num_frames(self, num_samples: int | tf.Tensor) -> int | tf.Tensor:

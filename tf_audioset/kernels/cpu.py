@@ -35,7 +35,7 @@ _MIN_DEPTHWISE_SIZE = 5
 
 
 def elementwise(function: Callable, x: tf.Tensor) -> tf.Tensor:
-  """`function(x)`, in one pass over memory; and its gradient in one as well.
+  """Computes `function(x)`, and its gradient, in one pass over memory each.
 
   Args:
     function: Of a float32 tensor, each element by itself. The same object for
@@ -55,7 +55,7 @@ def elementwise(function: Callable, x: tf.Tensor) -> tf.Tensor:
 
 
 def gated(function: Callable, x: tf.Tensor, gate: Callable) -> tf.Tensor:
-  """`y * gate(mean)` of `y = function(x)` and its mean over all positions.
+  """Computes `y * gate(mean)` of `y = function(x)` and its mean.
 
   The gradient of `x` is made in one pass, too.
 
@@ -121,7 +121,7 @@ def _compiled(function):
 
 
 def _silu(x):
-  """`tf.nn.silu`. XLA's tanh is quicker than its exponential function."""
+  """Computes `tf.nn.silu`. XLA's tanh is quicker than its exponential."""
   half = x / 2
   return half + half * tf.tanh(half)
 
@@ -129,7 +129,7 @@ def _silu(x):
 def layer_norm(
   x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
 ) -> tf.Tensor:
-  """A layer norm over the last axis, in float32.
+  """Computes a layer norm over the last axis, in float32.
 
   Args:
     x: float [..., channels].
@@ -172,13 +172,13 @@ def _normalised(x, mean, scale, gamma, beta):
 
 @tf.function(jit_compile=True, autograph=False)
 def _of_factors(x, mean, scale, dy):
-  """The gradient of the factors, before its sum over rows; float32."""
+  """Computes the gradient of the factors before its sum over rows."""
   return tf.cast(dy, tf.float32) * (tf.cast(x, tf.float32) - mean) * scale
 
 
 @tf.function(jit_compile=True, autograph=False)
 def _of_normalised(x, mean, scale, gamma, dy, mean_of_beta, mean_of_gamma):
-  """The gradient of the rows, less what changes their mean and variance."""
+  """Subtracts from the rows' gradient what changes mean and variance."""
   normalised = (tf.cast(x, tf.float32) - mean) * scale
   gradient = tf.cast(dy, tf.float32) * gamma
   gradient -= mean_of_beta + normalised * mean_of_gamma
@@ -186,7 +186,7 @@ def _of_normalised(x, mean, scale, gamma, dy, mean_of_beta, mean_of_gamma):
 
 
 def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-  """`tf.nn.bias_add`, with the gradient told of above.
+  """Computes `tf.nn.bias_add`, with a gradient that is summed in float32.
 
   Args:
     x: float [..., channels].
@@ -204,7 +204,7 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
 
 
 def _sum_of_rows(rows):
-  """[num_rows, channels] to [channels], as a product."""
+  """Sums [num_rows, channels] to [channels], as a product."""
   num_rows = rows.shape[0] or tf.shape(rows)[0]
   return tf.squeeze(tf.ones([1, num_rows], rows.dtype) @ rows, axis=0)
 
@@ -217,7 +217,7 @@ def has_conv2d(x: tf.Tensor, kernel: tf.Tensor) -> bool:
 def conv2d(
   x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str
 ) -> tf.Tensor:
-  """`tf.nn.conv2d`, in the ways told of above.
+  """Computes `tf.nn.conv2d` in the ways described above.
 
   Args:
     x: float [batch, height, width, in_channels], all but the batch known.
@@ -256,7 +256,7 @@ def conv2d(
 
 
 def _as_product(x, kernel, stride, padding):
-  """`tf.nn.conv2d`: all taps beside each other, times the kernel."""
+  """Computes `tf.nn.conv2d` as the product of all taps and the kernel."""
   taps = tf.concat(_taps(x, kernel.shape[0], stride, padding), axis=-1)
   matrix = tf.reshape(kernel, [-1, kernel.shape[-1]])
   y = tf.matmul(tf.reshape(taps, [-1, taps.shape[-1]]), matrix)
@@ -264,7 +264,7 @@ def _as_product(x, kernel, stride, padding):
 
 
 def _taps(x, size, stride, padding):
-  """What each tap of a kernel is multiplied with.
+  """Returns what each tap of a kernel is multiplied with.
 
   Args:
     x: [batch, height, width, in_channels].
@@ -306,7 +306,7 @@ def has_depthwise_conv2d(kernel: tf.Tensor, stride: int) -> bool:
 
 
 def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-  """`tf.nn.depthwise_conv2d` with "SAME" and the gradients told of above.
+  """Computes `tf.nn.depthwise_conv2d`, with the gradients described above.
 
   Args:
     x: float [batch, height, width, channels], all but the batch known.
@@ -352,7 +352,7 @@ def _out_length(length, size, stride, padding):
 
 
 def _padding(length, out_length, size, stride, padding):
-  """(before, after), as TensorFlow has it."""
+  """Returns the padding before and after, as TensorFlow has it."""
   if padding == "VALID":
     return 0, 0
   total = max(0, (out_length - 1) * stride + size - length)

@@ -80,7 +80,7 @@ def depthwise_conv2d(
   """
   engine = choice.engine(x, training=training)
   if engine == choice.TPU and tpu.has_depthwise_conv2d(x, kernel, stride):
-    return tpu.depthwise_conv2d(x, kernel)
+    return tpu.depthwise_conv2d(x, kernel, stride)
   if engine == choice.CPU and cpu.has_depthwise_conv2d(kernel, stride):
     return cpu.depthwise_conv2d(x, kernel, stride)
   return tf.nn.depthwise_conv2d(x, kernel, [1, stride, stride, 1], "SAME")

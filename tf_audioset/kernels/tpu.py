@@ -25,6 +25,8 @@ _ROWS = 8
 _LANES = 128
 # Channels are split in so many where their number is a multiple of `_LANES`.
 _SPLIT = 64
+# With so many, a depthwise convolution is computed in groups of `_ROWS`.
+_FEW_CHANNELS = 144
 # Phi(x) is the sigmoid of x times a polynomial in x^2, the highest power first.
 # Fitted so that the greatest error of GELU is as small as it can be, 3e-6; that
 # of Phi is 7e-6.
@@ -39,18 +41,19 @@ _COEFFICIENTS = [
 
 def has_depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> bool:
   """Returns whether `depthwise_conv2d` below is faster than TensorFlow's."""
-  if stride != 1 or x.shape[-1] % _ROWS:
+  if x.shape[-1] % _ROWS:
     return False
-  return _is_wide(x, kernel) or x.shape[-1] < _LANES // 2
+  return _is_wide(x, kernel, stride) or x.shape[-1] <= _FEW_CHANNELS
 
 
-def _is_wide(x, kernel):
-  """Whether most bands are within the kernel's reach of each other."""
-  return kernel.shape[0] >= 7 and x.shape[2] <= 6 * kernel.shape[0]
+def _is_wide(x, kernel, stride):
+  """Returns whether most bands are within the kernel's reach of each other."""
+  size = kernel.shape[0]
+  return stride == 1 and size >= 7 and x.shape[2] <= 6 * size
 
 
-def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-  """Computes `tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME")`.
+def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+  """Computes `tf.nn.depthwise_conv2d` with "SAME" padding.
 
   A matrix unit has nothing to sum over in a depthwise convolution, so it is
   given products with zeros, in one of two forms.
@@ -62,44 +65,52 @@ def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
   ms in place of 372.
 
   Few channels: a convolution in groups of 8 channels, whose matrices are
-  diagonal. XLA leaves such a depthwise convolution to the vector unit: that of
-  EfficientNet-B0's first block takes 2.5 ms in place of 5.2, and so does the
-  gradient of its inputs.
+  diagonal. XLA leaves many such depthwise convolutions, and the gradients of
+  their inputs, to the vector unit: that of EfficientNet-B0's first block takes
+  2.5 ms in place of 5.2, the gradient of its fourth's (5x5, stride 2) 2.2 in
+  place of 4.2. With 240 channels both forms are slower.
 
   Args:
     x: bfloat16 [batch, num_frames, num_bands, channels], all but the batch
       known, channels a multiple of 8.
     kernel: [size, size, channels, 1] of the same type.
+    stride: Of frames and bands.
 
   Returns:
-    Like `x`.
+    [batch, out_frames, out_bands, channels] of the same type.
   """
-  if _is_wide(x, kernel):
+  if _is_wide(x, kernel, stride):
     return _banded_conv2d(x, kernel)
+  strides = [1, stride, stride, 1]
 
   @tf.custom_gradient
   def convolution(x, kernel):
+    # [size, size, 8, channels], diagonal for each group of 8 channels.
+    groups = x.shape[-1] // _ROWS
+    diagonal = tf.tile(tf.eye(_ROWS, dtype=x.dtype), [1, groups])
+    matrices = tf.reshape(kernel, [*kernel.shape[:2], 1, -1]) * diagonal
+
     def gradients(dy):
+      dx = tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=tf.shape(x),
+        filter=matrices,
+        out_backprop=dy,
+        strides=strides,
+        padding="SAME",
+      )
       # XLA has a fast form of the kernel's gradient, which sums products.
       dkernel = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
         input=x,
         filter_sizes=kernel.shape,
         out_backprop=dy,
-        strides=[1, 1, 1, 1],
+        strides=strides,
         padding="SAME",
       )
-      return _diagonal_conv2d(dy, tf.reverse(kernel, [0, 1])), dkernel
+      return dx, dkernel
 
-    return _diagonal_conv2d(x, kernel), gradients
+    return tf.nn.conv2d(x, matrices, strides, "SAME"), gradients
 
   return convolution(x, kernel)
-
-
-def _diagonal_conv2d(x, kernel):
-  """Convolves in groups of 8 channels."""
-  diagonal = tf.tile(tf.eye(_ROWS, dtype=x.dtype), [1, x.shape[-1] // _ROWS])
-  kernel = tf.reshape(kernel, [*kernel.shape[:2], 1, -1]) * diagonal
-  return tf.nn.conv2d(x, kernel, 1, "SAME")
 
 
 def _banded_conv2d(x, kernel):
@@ -147,7 +158,7 @@ def _banded(kernel, num_bands):
 
 
 def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-  """`x @ kernel + bias` at each position, without a matrix of all positions.
+  """Computes `x @ kernel + bias` at each position, without reshaping.
 
   Reshaping to such a matrix and back costs copies: ConvNeXt-Tiny's blocks take
   264 ms without and 313 with it. Where both sides are multiples of 128
@@ -210,7 +221,7 @@ def layer_norm(
 
 
 def _split(x):
-  """[..., channels] to [..., channels / 64, 64]."""
+  """Reshapes [..., channels] to [..., channels / 64, 64]."""
   return tf.reshape(x, [-1, *x.shape[1:-1], x.shape[-1] // _SPLIT, _SPLIT])
 
 
@@ -247,7 +258,7 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
 
 
 def _widened(x):
-  """In float32, x and Phi(x)."""
+  """Returns x and Phi(x) in float32."""
   x = tf.cast(x, tf.float32)
   return x, tf.sigmoid(x * tf.math.polyval(_COEFFICIENTS, tf.square(x)))
 

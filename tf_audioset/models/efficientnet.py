@@ -189,7 +189,7 @@ class _Block(tf.keras.layers.Layer):
 
 
 def _round_channels(channels: float) -> int:
-  """The nearest multiple of 8 that is at least 90 % of `channels`."""
+  """Returns the nearest multiple of 8 of at least 90 % of `channels`."""
   rounded = max(8, int(channels + 4) // 8 * 8)
   return rounded if rounded >= 0.9 * channels else rounded + 8
 

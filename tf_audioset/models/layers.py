@@ -119,7 +119,7 @@ class ConvNorm(tf.keras.layers.Layer):
     return self.norm(self.conv(x, training=training), training=training)
 
   def _is_one(self, x):
-    """Whether the two are computed, and differentiated, as one operation."""
+    """Returns whether the two are computed as one operation."""
     if not self.norm.built or isinstance(self.conv, DepthwiseConv2D):
       return False
     stride = self.conv.strides[0]

@@ -180,7 +180,7 @@ def _inner_folder(file: str) -> str:
 
 
 def _is_part(name: str) -> bool:
-  """Whether a folder is called like a fold or a split."""
+  """Returns whether a folder is called like a fold or a split."""
   return bool(_FOLD.fullmatch(name)) or name.lower() in _SPLITS
 
 

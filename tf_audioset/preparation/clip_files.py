@@ -138,7 +138,7 @@ def _is_word(before: str, behind: str) -> bool:
 
 
 def _tells_start(behind: str, segment: Segment) -> bool | None:
-  """Whether the rest of a name has a segment's start; None if it has none."""
+  """Returns whether the rest of a name has a segment's start, or None."""
   numbers = _NUMBER.findall(behind)
   if not numbers:
     return None
@@ -300,7 +300,7 @@ def _parts(name: str) -> list[str]:
 
 
 def has_audio_ending(path: str) -> bool:
-  """Whether a name ends as those of audio files do."""
+  """Returns whether a name ends as those of audio files do."""
   return os.path.splitext(path)[1].lower() in audio_files.KNOWN_ENDINGS
 
 

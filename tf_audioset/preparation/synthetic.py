@@ -25,7 +25,7 @@ Sound = Callable[[np.random.Generator, int, int], np.ndarray]
 def sine_wave(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """A steady pure tone, 300 to 3000 Hz."""
+  """Makes a steady pure tone, 300 to 3000 Hz."""
   return _tone(_log_uniform(rng, 300, 3000), num_samples, rate_hz)
 
 
@@ -47,7 +47,7 @@ def chirp_tone(
 def white_noise(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """The same power in every hertz."""
+  """Makes noise of the same power in every hertz."""
   del rate_hz
   return rng.normal(size=num_samples)
 
@@ -55,7 +55,7 @@ def white_noise(
 def pink_noise(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """The same power in every octave: white noise divided by sqrt(frequency)."""
+  """Makes noise of the same power in every octave: divided by sqrt(f)."""
   spectrum = np.fft.rfft(rng.normal(size=num_samples))
   hz = np.fft.rfftfreq(num_samples, 1 / rate_hz)
   spectrum[1:] /= np.sqrt(hz[1:])
@@ -66,7 +66,7 @@ def pink_noise(
 def buzzer(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """A square wave of 100 to 250 Hz, on and off in long pushes."""
+  """Makes a square wave of 100 to 250 Hz, on and off in long pushes."""
   time = np.arange(num_samples) / rate_hz
   wave = scipy.signal.square(2 * np.pi * rng.uniform(100, 250) * time)
   return wave * _cadence(
@@ -77,7 +77,7 @@ def buzzer(
 def dtmf_dialling(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """Random digits of the twelve-key pad.
+  """Dials random digits of the twelve-key pad.
 
   Reference: ITU-T Q.23 (frequencies), Q.24 (at least 40 ms on, 40 ms off).
   """
@@ -93,7 +93,7 @@ def dtmf_dialling(
 def dial_tone(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """350 and 440 Hz without a break: the North American precise tone plan."""
+  """Makes 350 and 440 Hz without a break: the North American tone plan."""
   del rng
   return _tones((350, 440), num_samples, rate_hz)
 
@@ -101,7 +101,7 @@ def dial_tone(
 def busy_signal(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """480 and 620 Hz, 0.5 s on, 0.5 s off: the same plan."""
+  """Makes 480 and 620 Hz, 0.5 s on, 0.5 s off: the same plan."""
   tones = _tones((480, 620), num_samples, rate_hz)
   return tones * _cadence(rng, num_samples, rate_hz, on=0.5, off=0.5)
 
@@ -109,7 +109,7 @@ def busy_signal(
 def siren(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """A wail: pitch goes from 550-700 to 1200-1600 Hz and back in 1.5 to 4 s."""
+  """Makes a wail: from 550-700 Hz to 1200-1600 Hz and back in 1.5 to 4 s."""
   time = np.arange(num_samples) / rate_hz
   cycle = np.sin(2 * np.pi * (time / rng.uniform(1.5, 4) + rng.uniform()))
   low_hz, high_hz = rng.uniform(550, 700), rng.uniform(1200, 1600)
@@ -121,7 +121,7 @@ def siren(
 def smoke_alarm(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """Three beeps of 0.5 s at about 3.1 kHz, then a pause of 1.5 s.
+  """Makes three beeps of 0.5 s at about 3.1 kHz, then a pause of 1.5 s.
 
   Reference: the temporal-three pattern of ISO 8201.
   """
@@ -133,7 +133,7 @@ def smoke_alarm(
 def tick(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """A clock: a short ringing tick, two to five times a second, regularly."""
+  """Makes a clock's short ringing ticks, two to five a second, regularly."""
   length = round(0.03 * rate_hz)
   time = np.arange(length) / rate_hz
   one = np.sin(2 * np.pi * rng.uniform(2000, 4500) * time) * np.exp(
@@ -149,7 +149,7 @@ def tick(
 def mains_hum(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """50 or 60 Hz and its harmonics, strongest at twice the mains."""
+  """Makes 50 or 60 Hz and harmonics, strongest at twice the mains."""
   mains_hz = rng.choice([50, 60])
   strength = (0.5, 1, 0.3, 0.5, 0.1, 0.2, 0.05, 0.1)
   return sum(
@@ -161,7 +161,7 @@ def mains_hum(
 def clicking(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """Single clicks of a millisecond of noise at random moments."""
+  """Makes single clicks of a millisecond of noise at random moments."""
   length = round(1e-3 * rate_hz)
   out = np.zeros(num_samples)
   count = rng.poisson(rng.uniform(6, 15) * num_samples / rate_hz) + 2
@@ -173,7 +173,7 @@ def clicking(
 def static(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """Radio static: hiss that comes and goes, with dense crackle on it."""
+  """Makes radio static: hiss that comes and goes, with dense crackle on it."""
   knots = rng.uniform(0, 1, size=2 + 12 * num_samples // rate_hz) ** 3
   level = np.interp(
     np.linspace(0, len(knots) - 1, num_samples), np.arange(len(knots)), knots
@@ -187,7 +187,7 @@ def static(
 def reversing_beeps(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """A 1.0 to 1.4 kHz beep, half a second on and half off, with overtones.
+  """Makes 1.0 to 1.4 kHz beeps, half a second on and half off.
 
   Reference: SAE J994, the back-up alarm.
   """
@@ -199,7 +199,7 @@ def reversing_beeps(
 def rumble(
   rng: np.random.Generator, num_samples: int, rate_hz: int
 ) -> np.ndarray:
-  """Noise below 150 Hz, as of something heavy and far away."""
+  """Makes noise below 150 Hz, as of something heavy and far away."""
   low_pass = scipy.signal.butter(
     4, rng.uniform(80, 150), fs=rate_hz, output="sos"
   )
@@ -240,7 +240,7 @@ _LABELS_CSV = "index,mid,display_name\n" + "".join(
 def mixture(
   rng: np.random.Generator, first_class: int
 ) -> tuple[np.ndarray, int, tuple[int, ...]]:
-  """One clip: one to three sounds of different classes, overlapping.
+  """Mixes one clip: one to three overlapping sounds of different classes.
 
   Args:
     rng: All that is random about it.
@@ -373,13 +373,13 @@ def _tones(frequencies_hz, num_samples, rate_hz):
 
 
 def _cadence(rng, num_samples, rate_hz, *, on, off):
-  """1 for `on` seconds, 0 for `off` seconds, from a random moment of it."""
+  """Returns 1 for `on` seconds, 0 for `off` seconds, from a random moment."""
   time = np.arange(num_samples) / rate_hz + rng.uniform(0, on + off)
   return _gate(time % (on + off), on)
 
 
 def _gate(time, on):
-  """1 from 0 to `on` seconds, 0 elsewhere; ramps as in `_fade`."""
+  """Returns 1 from 0 to `on` seconds and 0 elsewhere; ramps as in `_fade`."""
   return np.clip(np.minimum(time, on - time) / 0.005, 0.0, 1.0)
 
 
@@ -390,7 +390,7 @@ def _fade(sound, rate_hz):
 
 
 def _loud_rms(sound, rate_hz):
-  """RMS of the loudest fifth of a second: fair to ticks and to drones."""
+  """Computes the RMS of the loudest fifth of a second."""
   size = min(len(sound), rate_hz // 5)
   blocks = sound[: len(sound) // size * size].reshape(-1, size)
   return max(1e-9, np.sqrt(np.mean(blocks**2, axis=1)).max())

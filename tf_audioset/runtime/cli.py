@@ -129,7 +129,7 @@ class _Lines:
 def progress_bar(
   total: int, desc: str, unit: str, *, among_results: bool = False
 ):
-  """A tqdm bar; in a log file, which cannot be redrawn, one line in a while.
+  """Returns a tqdm bar; in a log file it prints a line now and then.
 
   Args:
     total: What `update` adds up to.

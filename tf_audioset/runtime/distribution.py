@@ -64,7 +64,7 @@ def _check_answers(tpu: str) -> None:
 
 
 def _num_workers() -> int:
-  """How many TF_CONFIG names, which TensorFlow expects of several workers.
+  """Returns how many workers TF_CONFIG names.
 
   Such as {"cluster": {"worker": ["host1:2222", "host2:2222"]},
            "task": {"type": "worker", "index": 0}}.
@@ -85,7 +85,7 @@ def batches(
   strategy: tf.distribute.Strategy,
   dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset],
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
-  """What each replica gets of a dataset, in turn; to be iterated over.
+  """Returns an iterator over what each replica gets of a dataset.
 
   Args:
     strategy: Where the replicas are.
@@ -99,7 +99,7 @@ def batches(
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-  """Whether this process is the one of its run that writes."""
+  """Returns whether this process is the one of its run that writes."""
   if not has_peers(strategy):
     return True
   resolver = strategy.cluster_resolver
@@ -110,12 +110,12 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def has_peers(strategy: tf.distribute.Strategy) -> bool:
-  """Whether other processes run the same program in step with this one."""
+  """Returns whether other processes run the program in step with this one."""
   return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def any_process(strategy: tf.distribute.Strategy, value: bool) -> bool:
-  """Whether `value` is true in any process of the run."""
+  """Returns whether `value` is true in any process of the run."""
   if not has_peers(strategy):
     return value
   values = strategy.experimental_distribute_values_from_function(
@@ -125,7 +125,7 @@ def any_process(strategy: tf.distribute.Strategy, value: bool) -> bool:
 
 
 def is_same_in_all(strategy: tf.distribute.Strategy, value: int) -> bool:
-  """Whether `value` is the same in all processes of the run."""
+  """Returns whether `value` is the same in all processes of the run."""
   if not has_peers(strategy):
     return True
   values = strategy.experimental_distribute_values_from_function(
@@ -139,7 +139,7 @@ def is_same_in_all(strategy: tf.distribute.Strategy, value: int) -> bool:
 
 
 def is_remote(strategy: tf.distribute.Strategy) -> bool:
-  """Whether the hosts of a TPU are other machines: a TPU node, or a pod.
+  """Returns whether a TPU's hosts are other machines: a TPU node, or a pod.
 
   Their input pipelines run there, where nothing of this process's Python is,
   and files on this machine's disks are not seen.
@@ -151,7 +151,7 @@ def is_remote(strategy: tf.distribute.Strategy) -> bool:
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:
-  """One line for the log, such as "1 replica on CPU"."""
+  """Returns a line for the log, such as "1 replica on CPU"."""
   count = strategy.num_replicas_in_sync
   line = f"{count} replica{'s' if count > 1 else ''} on {_kind(strategy)}"
   if is_remote(strategy):
@@ -161,5 +161,5 @@ def describe(strategy: tf.distribute.Strategy) -> str:
 
 
 def _kind(strategy):
-  """Of its devices: CPU, GPU or TPU."""
+  """Returns the kind of its devices: CPU, GPU or TPU."""
   return strategy.extended.worker_devices[0].split("device:")[-1].split(":")[0]

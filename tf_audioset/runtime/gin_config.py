@@ -116,14 +116,14 @@ def shipped_gin_files() -> list[str]:
 
 
 def check_share(name: str, value: float) -> float:
-  """The value; a ValueError that names it unless 0 <= value < 1."""
+  """Returns the value; raises a ValueError unless 0 <= value < 1."""
   if not 0 <= value < 1:
     raise UserError(f"{name} is {value}; allowed is 0 <= x < 1.")
   return value
 
 
 def check_not_negative(name: str, value: float) -> None:
-  """A ValueError that names it unless 0 <= value."""
+  """Raises a ValueError that names the value unless 0 <= value."""
   if not value >= 0:
     raise UserError(f"{name} is {value}; allowed is 0 and above.")
 
@@ -174,7 +174,7 @@ def check_all_used() -> None:
 
 
 def operative() -> str:
-  """Every value that was used, defaults included, as a .gin file."""
+  """Returns all values that were used, defaults included, as a .gin file."""
   return gin.operative_config_str()
 
 
@@ -209,7 +209,7 @@ def _keys(config: str) -> set[str]:
 
 
 def _owner(key: str) -> str:
-  """The function or class of a key: "scope/LogMel.num_mels" -> "LogMel"."""
+  """Returns the configurable of a key: "scope/LogMel.num_mels" -> "LogMel"."""
   return key.rpartition(".")[0].rpartition("/")[2]
 
 

@@ -136,7 +136,7 @@ def _is_known(name: str) -> bool:
 
 
 def _owner(key: str):
-  """The function or class that a key is of; None if nothing has the name."""
+  """Returns the function or class of a key; None if nothing has the name."""
   name = key.rpartition(".")[0].rpartition("/")[2]
   # Such as a macro.
   return gin.get_configurable(name) if name and _is_known(name) else None
@@ -147,7 +147,7 @@ def _is_of_this_package(key: str) -> bool:
 
 
 def parameter(key: str) -> inspect.Parameter | None:
-  """What a key, "scope/Tagger.dropout_rate", binds; None if nothing has it."""
+  """Returns what a key, "scope/Tagger.dropout_rate", binds, or None."""
   owner = _owner(key)
   return owner and _parameters(owner).get(key.rpartition(".")[2])
 
@@ -160,7 +160,7 @@ def _parameters(function) -> dict[str, inspect.Parameter]:
 
 
 def _needs_arguments(function) -> bool:
-  """Whether it cannot be called by gin alone, which has its bindings."""
+  """Returns whether gin's bindings alone do not suffice to call it."""
   return any(
     one.default is one.empty and one.kind == one.POSITIONAL_OR_KEYWORD
     for one in _parameters(function).values()
@@ -168,7 +168,7 @@ def _needs_arguments(function) -> bool:
 
 
 def _declared(key: str) -> str:
-  """The declared type of a key's parameter; empty if there is none."""
+  """Returns the declared type of a key's parameter; empty if it has none."""
   found = parameter(key)
   if found is None or found.annotation is inspect.Parameter.empty:
     return ""

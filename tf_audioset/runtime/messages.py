@@ -59,7 +59,7 @@ def as_user_error(error: Exception) -> UserError | None:
 
 
 def _is_of_tensorflow(error: Exception, names: tuple[str, ...]) -> bool:
-  """Whether it is one of `tf.errors`, without importing TensorFlow."""
+  """Returns whether it is one of `tf.errors`, without importing those."""
   tf = sys.modules.get("tensorflow")
   kinds = tuple(getattr(tf.errors, name) for name in names) if tf else ()
   return isinstance(error, kinds)
@@ -93,7 +93,7 @@ def naming_broken(path: str) -> Iterator[None]:
 
 
 def first_line(message: str) -> str:
-  """The line that tells, without a graph's nodes or gin's call stack."""
+  """Returns the line that tells, without graph nodes or gin's call stack."""
   # TensorFlow's client for buckets gives the answer's body, which has many.
   failure = re.search(
     r"an HTTP request: (?:HTTP response code (\d+)|libcurl code \d+ meaning "

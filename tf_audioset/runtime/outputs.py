@@ -65,7 +65,7 @@ def check_file(path: str, flag: str) -> None:
 
 
 def real(path: str) -> str:
-  """The path itself or, if it is a link to a file, the path of that.
+  """Returns the path or, if it is a link to a file, the path of that.
 
   A file that is replaced at one stroke would else take the link's place.
   """
@@ -95,7 +95,7 @@ def _try_bucket(folder: str) -> None:
 
 
 def is_of_storage(error: Exception) -> bool:
-  """Whether a disk or a bucket can be the cause of an error."""
+  """Returns whether a disk or a bucket can be the cause of an error."""
   if isinstance(error, OSError):
     return True
   # It is of TensorFlow, if that was imported.
@@ -103,7 +103,7 @@ def is_of_storage(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-  """Why a disk or a bucket refused, without the path."""
+  """Returns why a disk or a bucket refused, without the path."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
   return messages.first_line(str(error)).rpartition("; ")[2]
@@ -183,7 +183,7 @@ def mirrored(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _shortened(name: str) -> str:
-  """The name or, of one that is too long, its beginning and a digest of it."""
+  """Returns the name or, if it is too long, its beginning and a digest."""
   content = name.encode()
   if len(content) <= _MAX_NAME_BYTES:
     return name

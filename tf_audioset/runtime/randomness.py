@@ -17,7 +17,7 @@ import tensorflow as tf
 
 
 def uniform(shape: Sequence[int] | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-  """float32 of `shape`, uniform on the multiples of 2**-24 in [0, 1)."""
+  """Draws float32 of `shape`, uniform on the multiples of 2**-24 in [0, 1)."""
   upper_24_bits = tf.bitwise.bitwise_and(
     tf.bitwise.right_shift(bits(shape, seed), 8), 0xFFFFFF
   )
@@ -25,19 +25,19 @@ def uniform(shape: Sequence[int] | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def bits(shape: Sequence[int] | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-  """int32 of `shape`, uniform on all 2**32 values."""
+  """Draws int32 of `shape`, uniform on all 2**32 values."""
   return tf.random.stateless_uniform(
     shape, seed, None, None, tf.int32, alg="philox"
   )
 
 
 def split(seed: tf.Tensor, num: int) -> list[tf.Tensor]:
-  """`num` seeds whose streams are independent."""
+  """Makes `num` seeds whose streams are independent."""
   return tf.unstack(
     tf.random.experimental.stateless_split(seed, num, alg="philox")
   )
 
 
 def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
-  """The seed that `seed` and an integer (a replica, a layer) give together."""
+  """Makes a seed from a seed and an integer (a replica, a layer)."""
   return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")

@@ -40,7 +40,7 @@ def write_json(path: str, content: Any, indent: int = 1) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-  """JSON, which has neither nan nor infinity: null stands for them."""
+  """Formats JSON, with null for nan and infinity, which it does not have."""
 
   def finite(value):
     if isinstance(value, dict):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
+from tensorflow.compiler.xla.service import hlo_pb2
+from tensorflow.python.distribute import one_device_strategy
 from tensorflow.python.ops import control_flow_util, script_ops
 
 
@@ -27,6 +29,55 @@ def optimization_barrier(x: tf.Tensor) -> tf.Tensor:
   """
   [same] = xla.optimization_barrier(x)
   return same
+
+
+class OneReplicaOf(tf.distribute.OneDeviceStrategy):
+  """A strategy whose only replica computes as one of many.
+
+  Its sums over replicas are XLA's all-reduce: it is for programs that are
+  compiled and not run. Elsewhere they would wait for the others.
+  """
+
+  def __init__(self, num_replicas: int):
+    tf.distribute.Strategy.__init__(self, _OneReplicaOf(self, num_replicas))
+
+
+class _OneReplicaOf(one_device_strategy.OneDeviceExtended):
+  def __init__(self, strategy, num_replicas):
+    super().__init__(strategy, "/cpu:0")
+    self._num_replicas = num_replicas
+    self._num_reduced = 0
+
+  @property
+  def _num_replicas_in_sync(self):
+    return self._num_replicas
+
+  def _reduce_to(self, reduce_op, value, destinations, options):
+    self._num_reduced += 1
+    total = tf.raw_ops.CollectiveReduceV2(
+      input=value,
+      group_size=self._num_replicas,
+      group_key=1,
+      instance_key=self._num_reduced,
+      ordering_token=[],
+      merge_op="Add",
+      final_op="Id",
+    )
+    is_mean = reduce_op == tf.distribute.ReduceOp.MEAN
+    return total / self._num_replicas if is_mean else total
+
+
+def without_channels(program: bytes) -> bytes:
+  """Returns a serialized HloModuleProto whose sums over replicas are apart.
+
+  TensorFlow gives all of them one channel, so that the compiler would want the
+  same layout for each. Those of a `TPUStrategy` have none.
+  """
+  module = hlo_pb2.HloModuleProto.FromString(program)
+  for computation in module.computations:
+    for instruction in computation.instructions:
+      instruction.channel_id = 0
+  return module.SerializeToString()
 
 
 def name_numpy_function(name: str, function: Callable) -> str:

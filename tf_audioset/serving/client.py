@@ -42,7 +42,7 @@ class Connection(abc.ABC):
   def predict(
     self, signature: str, inputs: Mapping[str, np.ndarray]
   ) -> dict[str, np.ndarray]:
-    """One request, tried once.
+    """Sends one request, once.
 
     Args:
       signature: Its name.
@@ -61,7 +61,7 @@ class Grpc(Connection):
   """PredictionService, with the package tensorflow-serving-api."""
 
   def __init__(self, host: str, *, model: str, timeout_seconds: float):
-    """`host` is HOST:PORT; nothing is sent yet.
+    """Takes HOST:PORT; sends nothing yet.
 
     Raises:
       UserError: If the package is not installed.
@@ -109,7 +109,7 @@ class Rest(Connection):
   """The REST interface, as JSON."""
 
   def __init__(self, host: str, *, model: str, timeout_seconds: float):
-    """`host` is HOST:PORT; nothing is sent yet."""
+    """Takes HOST:PORT; sends nothing yet."""
     self._url = f"http://{host}/v1/models/{model}:predict"
     self._timeout_seconds = timeout_seconds
 
@@ -168,7 +168,7 @@ def retry(
   num_retries: int,
   sleep: Callable[[float], None] = time.sleep,
 ) -> _Result:
-  """`call()`; again, after growing waits, when the server is not available.
+  """Calls `call`; repeats it after growing waits while the server is away.
 
   Args:
     call: Without arguments.
@@ -192,7 +192,7 @@ def retry(
 
 
 class ServedTagger:
-  """What `export.ExportedTagger` is, but computed by a server."""
+  """What `exported_tagger.ExportedTagger` is, but computed by a server."""
 
   def __init__(
     self,
@@ -227,7 +227,7 @@ class ServedTagger:
       self.sample_rate_hz = int(facts["sample_rate_hz"])
 
   def score(self, waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `export.ExportedTagger.score`."""
+    """As `exported_tagger.ExportedTagger.score`."""
     if self._signature == "wav":
       inputs = {"wav": np.array([*map(self._wav, waveform)], object)}
     else:
@@ -242,7 +242,7 @@ class ServedTagger:
     return outputs["scores"], outputs["embedding"]
 
   def pad(self, waveform: np.ndarray) -> np.ndarray:
-    """The waveform itself: the server pads, and less is sent."""
+    """Returns the waveform itself: the server pads, and less is sent."""
     return waveform
 
   def _predict(self, signature, inputs):

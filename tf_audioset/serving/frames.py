@@ -15,7 +15,7 @@ import numpy as np
 
 from tf_audioset.data import audio
 from tf_audioset.runtime.errors import UserError
-from tf_audioset.serving import export, prediction
+from tf_audioset.serving import exported_tagger, prediction
 
 
 def check(tagger) -> None:
@@ -25,11 +25,11 @@ def check(tagger) -> None:
     UserError: If it has none.
   """
   if tagger.frame_samples is None:
-    raise UserError(export.NO_FRAMES.format(tagger.directory))
+    raise UserError(exported_tagger.NO_FRAMES.format(tagger.directory))
 
 
 def score_frames(
-  tagger: export.ExportedTagger,
+  tagger: exported_tagger.ExportedTagger,
   file: str,
   *,
   window_seconds: float,

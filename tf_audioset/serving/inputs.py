@@ -68,7 +68,7 @@ class Inputs:
 
   @property
   def num_unreadable(self) -> int:
-    """How many files of folders could not even be looked into."""
+    """Returns how many files of folders could not even be looked into."""
     reasons = [*self._passed_over.values()]
     return reasons.count(audio_files.UNREADABLE)
 
@@ -98,7 +98,7 @@ class Inputs:
 
 
 def _is_read_once(path: str) -> bool:
-  """Whether it is a pipe, or else no regular file."""
+  """Returns whether it is a pipe or another file that is not regular."""
   if path == STDIN:
     return True
   try:

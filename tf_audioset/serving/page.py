@@ -53,7 +53,7 @@ class Recording:
 
   @property
   def audio_seconds(self) -> float:
-    """The length of the sound that the page has of it."""
+    """Returns the length of the sound that the page has of it."""
     return self._num_samples / self._rate_hz if self._encoder else 0.0
 
   def add(self, part: prediction.Part) -> None:
@@ -144,7 +144,7 @@ def _base64(content: bytes) -> str:
 
 
 def _png(levels_db: np.ndarray) -> bytes:
-  """The spectrogram alone, a pixel a cell, low frequencies at the bottom."""
+  """Draws the spectrogram alone, a pixel a cell, low frequencies below."""
   from matplotlib import image
 
   high = np.percentile(levels_db, 99.9)

@@ -51,7 +51,7 @@ def fonts(*texts: str) -> list[str]:
 
 @functools.cache
 def _font_with(letter: str) -> str:
-  """The name of a font of this machine that has a letter; empty if none."""
+  """Returns a font of this machine that has a letter; empty if none has."""
   from matplotlib import font_manager
 
   entries = font_manager.fontManager.ttflist
@@ -204,7 +204,7 @@ class Columns:
   """A stream of rows, merged to fewer than 2 x `limit` rows of equal share."""
 
   def __init__(self, limit: int, merge: Callable):
-    """`merge` is NumPy's mean, max or the like."""
+    """Takes NumPy's mean, max or the like as `merge`."""
     self._limit, self._merge = limit, merge
     self._num_merged = 1  # Rows of the stream in one of `_merged`.
     self._merged, self._rest = [], []
@@ -223,11 +223,11 @@ class Columns:
 
   @property
   def is_empty(self) -> bool:
-    """Whether nothing was added."""
+    """Returns whether nothing was added."""
     return not self._merged and not self._rest
 
   def all(self) -> np.ndarray:
-    """[num_rows, size]; the last row may be of fewer."""
+    """Returns [num_rows, size]; the last row may be of fewer."""
     rows = list(self._merged)
     if self._rest:
       rows.append(self._merge(self._rest, axis=0))

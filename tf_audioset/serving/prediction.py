@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from tf_audioset.data import audio
-from tf_audioset.serving import export
+from tf_audioset.serving import exported_tagger, signatures
 
 _GROUP_SECONDS = 320.0
 _DECODED_AHEAD = 32
@@ -41,7 +41,7 @@ class Clip:
 
 
 def score_files(
-  tagger: export.ExportedTagger,
+  tagger: exported_tagger.ExportedTagger,
   files: Iterable[str],
   *,
   group_clips: int = 32,
@@ -85,14 +85,14 @@ def decode_files(
       decoded = audio.read(
         file,
         sample_rate_hz=sample_rate_hz,
-        max_seconds=export.MAX_CLIP_SECONDS + 1,
+        max_seconds=signatures.MAX_CLIP_SECONDS + 1,
       )
     except audio.AudioError as e:
       return file, e
-    if len(decoded.waveform) > export.MAX_CLIP_SECONDS * sample_rate_hz:
+    if len(decoded.waveform) > signatures.MAX_CLIP_SECONDS * sample_rate_hz:
       return file, audio.AudioError(
-        f"{file}: is longer than {export.MAX_CLIP_SECONDS} s, too long to be "
-        "scored whole; tools/predict.py --timeline scores it by windows"
+        f"{file}: is longer than {signatures.MAX_CLIP_SECONDS} s, too long to "
+        "be scored whole; tools/predict.py --timeline scores it by windows"
       )
     return file, decoded
 
@@ -108,12 +108,12 @@ def decode_files(
 
 
 def score_decoded(
-  tagger: export.ExportedTagger,
+  tagger: exported_tagger.ExportedTagger,
   decoded_files: Iterable[tuple[str, audio.Decoded | audio.AudioError]],
   *,
   group_clips: int = 32,
 ) -> Iterator[Clip | audio.AudioError]:
-  """`score_files` of what `decode_files` gives."""
+  """Scores what `decode_files` yields; see `score_files`."""
   group, seconds = [], 0.0
   for file, decoded in decoded_files:
     group.append((file, decoded))
@@ -166,7 +166,7 @@ class Part:
 
 
 def score_windows(
-  tagger: export.ExportedTagger,
+  tagger: exported_tagger.ExportedTagger,
   file: str,
   *,
   window_seconds: float,
@@ -179,7 +179,7 @@ def score_windows(
   Args:
     tagger: The model.
     file: Path.
-    window_seconds: Length of a window, at most `export.MAX_CLIP_SECONDS`.
+    window_seconds: Length of a window, at most `signatures.MAX_CLIP_SECONDS`.
     hop_seconds: From the beginning of one to that of the next.
 
   Yields:
@@ -232,7 +232,7 @@ def score_windows(
 
 
 def ahead(items: Iterator) -> Iterator:
-  """The items, each made by a thread while the one before is used."""
+  """Yields the items, each made by a thread while the one before is used."""
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     coming = pool.submit(next, items, None)
     while (item := coming.result()) is not None:
@@ -241,7 +241,7 @@ def ahead(items: Iterator) -> Iterator:
 
 
 def clock(seconds: float) -> str:
-  """Such as 0:02:05 or, not at a full second, 0:02:05.25."""
+  """Formats seconds as 0:02:05 or, not at a full second, 0:02:05.25."""
   hundredths = round(seconds * 100)
   whole, rest = divmod(hundredths, 100)
   text = f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

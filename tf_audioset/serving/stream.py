@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import soxr
 
-from tf_audioset.serving import events, export, prediction
+from tf_audioset.serving import events, exported_tagger, prediction
 
 # So many windows are scored at once when a stream is faster than real time.
 _GROUP = 32
@@ -33,7 +33,7 @@ class Windows:
 
   @property
   def num_samples(self) -> int:
-    """How many samples have arrived."""
+    """Returns how many samples have arrived."""
     return self._offset + len(self._kept)
 
   def add(self, waveform: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -72,7 +72,7 @@ class Listener:
 
   def __init__(
     self,
-    tagger: export.ExportedTagger,
+    tagger: exported_tagger.ExportedTagger,
     detector: events.Detector,
     *,
     window_seconds: float,
@@ -99,7 +99,7 @@ class Listener:
 
   @property
   def audio_seconds(self) -> float:
-    """The length of what has arrived."""
+    """Returns the length of what has arrived."""
     return self._windows.num_samples / self._rate_hz
 
   def hear(

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tf_audioset.data import pipeline as pipeline_lib
 from tf_audioset.preparation import synthetic
 from tf_audioset.runtime import storage
-from tf_audioset.serving import export, tflite_file
+from tf_audioset.serving import exported_tagger, tflite_file
 
 
 def convert(
@@ -130,7 +130,7 @@ def write(
     sounds differ from the SavedModel's.
   """
   directory = directory.rstrip("/")
-  exported = export.ExportedTagger(directory)
+  exported = exported_tagger.ExportedTagger(directory)
   rate_hz = exported.sample_rate_hz
   rng = np.random.default_rng(0)
   sounds = [make(rng, 5 * rate_hz, rate_hz) for *_, make in synthetic.CLASSES]

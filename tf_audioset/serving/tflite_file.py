@@ -23,14 +23,14 @@ from tf_audioset.data import labels
 from tf_audioset.data import pipeline as pipeline_lib
 from tf_audioset.runtime import storage
 from tf_audioset.runtime.errors import UserError
-from tf_audioset.serving import export
+from tf_audioset.serving import exported_tagger
 
 _LABELS, _CLASSES = "labels.txt", "class_labels_indices.csv"
 _ABOUT = "tagger.json"
 _IDENTIFIER = b"TFL3"  # From the fifth byte on.
 
 
-def with_facts(content: bytes, tagger: export.ExportedTagger) -> bytes:
+def with_facts(content: bytes, tagger: exported_tagger.ExportedTagger) -> bytes:
   """Returns a model with what one has to know to use it.
 
   Args:
@@ -72,13 +72,13 @@ def with_facts(content: bytes, tagger: export.ExportedTagger) -> bytes:
 
 
 class TFLiteFile:
-  """A model of `with_facts`, used as an `export.ExportedTagger` is.
+  """A model of `with_facts`, used as an `exported_tagger.ExportedTagger` is.
 
   Attributes:
     directory: Path of the file.
     frame_samples: None: it has no scores of frames.
     classes, sample_rate_hz, min_samples, padding, window_samples, thresholds:
-      As those of `export.ExportedTagger`.
+      As those of `exported_tagger.ExportedTagger`.
   """
 
   def __init__(self, path: str):
@@ -169,10 +169,14 @@ def is_tflite(path: str) -> bool:
   return path.endswith(".tflite")
 
 
-def load(path: str) -> export.ExportedTagger | TFLiteFile:
+def load(path: str) -> exported_tagger.ExportedTagger | TFLiteFile:
   """Loads a SavedModel or a .tflite file.
 
   Raises:
     UserError: If it is neither.
   """
-  return TFLiteFile(path) if is_tflite(path) else export.ExportedTagger(path)
+  return (
+    TFLiteFile(path)
+    if is_tflite(path)
+    else exported_tagger.ExportedTagger(path)
+  )

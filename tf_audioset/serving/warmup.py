@@ -41,7 +41,7 @@ def _prediction_log(signature: str, inputs: dict) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-  """A field of a protocol buffer that has a length: bytes, text, a message."""
+  """Encodes a protocol buffer's field that has a length: bytes, a message."""
   return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 

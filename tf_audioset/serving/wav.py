@@ -84,14 +84,14 @@ def decode(content: tf.Tensor, sample_rate_hz: int) -> tf.Tensor:
 
 
 def _refuse_unless(condition, content, message, given=None):
-  """The content itself, once the condition is known to hold."""
+  """Returns the content once the condition is known to hold."""
   shown = [message] if given is None else [message, given]
   with tf.control_dependencies([tf.debugging.Assert(condition, shown)]):
     return tf.identity(content)
 
 
 def _find_chunks(content, begin: int | tf.Tensor = 12):
-  """Where the chunks fmt and data begin, int64; 0 and the end if nowhere.
+  """Finds where the chunks fmt and data begin, int64; else 0 and the end.
 
   Those are searched that begin at `begin` or behind it.
   """
@@ -125,7 +125,7 @@ def _find_chunks(content, begin: int | tf.Tensor = 12):
 
 
 def _format(content, position):
-  """Format tag, channels, rate in Hz and bits a sample of a chunk fmt."""
+  """Reads format tag, channels, rate in Hz and bits a sample of a chunk fmt."""
   tag = _number(content, position + 8, 2)
   # The extended form has the tag among what it adds.
   tag = tf.where(tag == _EXTENSIBLE, _number(content, position + 32, 2), tag)
@@ -138,7 +138,7 @@ def _format(content, position):
 
 
 def _data_bytes(content, begin, length):
-  """Length of the samples that begin there, and whether the header tells it.
+  """Returns the samples' length in bytes, and whether the header tells it.
 
   If the file is cut off, it is more than there is.
   """
@@ -166,12 +166,12 @@ def _data_bytes(content, begin, length):
 
 
 def _is_no_length(size):
-  """Whether a length stands for one that was not known."""
+  """Returns whether a length stands for one that was not known."""
   return ((0x7F000000 <= size) & (size <= 0x80000000)) | (0xFF000000 <= size)
 
 
 def _is_joined(content, begin, size, is_known):
-  """Whether more samples follow: another chunk of them, or another file."""
+  """Returns whether more samples follow: another chunk, or another file."""
   length = _length(content)
   form_end = _number(content, tf.constant(4, tf.int64), 4) + 8
   places = [begin + size, begin + size + size % 2, form_end]
@@ -194,13 +194,13 @@ def _is_joined(content, begin, size, is_known):
 
 
 def _is_head(text):
-  """Whether it is the first 12 bytes of a wav file."""
+  """Returns whether it is the first 12 bytes of a wav file."""
   # \C is any byte; a dot would be one of UTF-8's letters.
   return tf.strings.regex_full_match(text, r"RIFF\C{4}WAVE")
 
 
 def _is_chunk(content, position):
-  """Whether a chunk begins there: a name, and a length that fits."""
+  """Returns whether a chunk begins there: a name, and a length that fits."""
   length = _length(content)
   name = tf.strings.substr(
     content, tf.minimum(position, length), tf.constant(4, tf.int64)
@@ -217,7 +217,7 @@ def _length(content):
 
 
 def _number(content, position, num_bytes: int):
-  """An unsigned integer, int64; bytes beyond the end count as 0."""
+  """Reads an unsigned integer as int64; bytes beyond the end count as 0."""
   length = _length(content)
   found = tf.strings.substr(
     content,

@@ -65,7 +65,7 @@ class Checkpoints:
 
   @property
   def newest(self) -> str | None:
-    """Path of the newest, or None; unless `is_chief`, of what it found."""
+    """Returns the path of the newest, as found or saved here, or None."""
     return self._manager.latest_checkpoint
 
   def restore(self) -> str | None:
@@ -129,7 +129,7 @@ class Checkpoints:
       time.sleep(wait_seconds)
 
   def _known_to(self, path: str) -> tf.train.Checkpoint:
-    """What is saved, without what the version that wrote it did not know."""
+    """Returns what is saved, less what the older version did not know."""
     there = tf.train.load_checkpoint(path).get_variable_to_shape_map()
     lacking = {
       name

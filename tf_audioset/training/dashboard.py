@@ -191,7 +191,7 @@ def _draw(features, seconds, caption) -> np.ndarray:
 
 
 def _labels(targets, names) -> str:
-  """The names of the targets above 0, with their shares unless they are 1."""
+  """Returns the names of the targets above 0, with shares other than 1."""
   order = np.argsort(-targets, kind="stable")
   order = order[targets[order] >= 0.005]  # Else it would be written as 0.00.
   words = [
@@ -202,13 +202,13 @@ def _labels(targets, names) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]], right: int = 0) -> str:
-  """A table in Markdown; the first `right` columns are set to the right."""
+  """Formats a Markdown table; the first `right` columns are right-aligned."""
   rule = ["---:"] * right + ["---"] * (len(rows[0]) - right)
   head, *body = (f"| {' | '.join(row)} |" for row in (rows[0], *rows[1:]))
   return "\n".join([head, f"| {' | '.join(rule)} |", *body])
 
 
 def _literal(text: str) -> str:
-  """Text that Markdown is to show as it is."""
+  """Escapes text that Markdown is to show as it is."""
   text = text.replace("&", "&amp;").replace("<", "&lt;")
   return re.sub(r"([\\`*_{}\[\]()#+.!|-])", r"\\\1", text)

@@ -31,7 +31,7 @@ class MultiLabel:
     )
 
   def __call__(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The loss of each clip.
+    """Computes the loss of each clip.
 
     Args:
       targets: float32 [batch, num_classes] in [0, 1]; Mixup makes them soft.
@@ -47,7 +47,7 @@ class MultiLabel:
     )
 
   def log_scores(self, logits: tf.Tensor) -> tf.Tensor:
-    """float32 [batch, num_classes]: log of each class's own probability."""
+    """Computes the log of each class's own probability, shaped as logits."""
     return tf.math.log_sigmoid(logits)
 
 
@@ -82,7 +82,7 @@ class MultiClass:
     self.needs_one_label = several_labels == "refuse"
 
   def __call__(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The loss of each clip; see `MultiLabel`. One without a label has none.
+    """Computes the loss of each clip, as `MultiLabel`; 0 without a label.
 
     The shares are those after Mixup: a clip with two labels weighs twice as
     much as its share of the mixture.
@@ -97,5 +97,5 @@ class MultiClass:
     return tf.where(num_labels > 0, loss, 0.0)
 
   def log_scores(self, logits: tf.Tensor) -> tf.Tensor:
-    """float32 [batch, num_classes]: log of probabilities whose sum is 1."""
+    """Computes the log of probabilities whose sum is 1, shaped as logits."""
     return tf.nn.log_softmax(logits)

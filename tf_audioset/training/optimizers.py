@@ -85,18 +85,18 @@ class _Warmup(tf.keras.optimizers.schedules.LearningRateSchedule):
     )
 
   def __call__(self, step: tf.Tensor) -> tf.Tensor:
-    """float32 scalar for the update from `step` (from 0) to `step` + 1."""
+    """Returns the rate of the update from `step` (from 0), float32 scalar."""
     epoch = tf.cast(step, tf.float32) / self._steps_per_epoch
     warmup = tf.math.divide_no_nan(epoch, float(self._warmup_epochs))
     after = self._factor(tf.maximum(epoch, self._warmup_epochs))
     return self._peak * tf.where(epoch < self._warmup_epochs, warmup, after)
 
   def _factor(self, epoch: tf.Tensor) -> tf.Tensor:
-    """Share of the peak at an epoch, a real number, after the warm-up."""
+    """Returns the share of the peak at a (real) epoch after the warm-up."""
     raise NotImplementedError
 
   def get_config(self):
-    """For Keras; the schedule is rebuilt from gin, never from this."""
+    """Returns nothing to rebuild it from: schedules come from gin."""
     return {}
 
 
@@ -264,7 +264,7 @@ def adamw(
   decay_norms_and_biases: bool = True,
   implementation: str = "addons",
 ) -> Optimizer:
-  """Adam with decoupled weight decay.
+  """Makes Adam with decoupled weight decay.
 
   Each step: p -= lr * (m_hat / (sqrt(v_hat) + epsilon) + weight_decay * p), so
   the decay follows the schedule.
@@ -355,7 +355,7 @@ def lamb(
   epsilon: float = 1e-6,
   decay_norms_and_biases: bool = True,
 ) -> Optimizer:
-  """AdamW whose update of each variable is scaled to the variable's norm.
+  """Makes AdamW whose updates are scaled to each variable's norm.
 
   Args:
     schedule: Learning rate as a function of the step.
@@ -393,7 +393,7 @@ def sgd(
   weight_decay: float = 0.0,
   decay_norms_and_biases: bool = True,
 ) -> Optimizer:
-  """Stochastic gradient descent, with momentum and decoupled weight decay.
+  """Makes stochastic gradient descent with momentum and decoupled decay.
 
   Args:
     schedule: Learning rate as a function of the step.
@@ -443,7 +443,7 @@ def apply_summed_gradients(
 
 
 def learning_rate(optimizer: Optimizer, step: tf.Tensor) -> tf.Tensor:
-  """float32 scalar: that of the update from `step` (from 0) to `step` + 1."""
+  """Returns the rate of the update from `step` (from 0), float32 scalar."""
   rate = optimizer.learning_rate
   if not isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
     rate = tf_internals.schedule_of(optimizer)

@@ -86,7 +86,7 @@ class Report:
     self._averaged = None  # Made when it is needed.
 
   def say(self, line: str) -> None:
-    """A line that stays."""
+    """Prints a line that stays."""
     if self._is_chief:
       print(f"{self._line_start()}{line}", flush=True)
 
@@ -126,7 +126,7 @@ class Report:
       print(line, flush=True)
 
   def saved(self) -> None:
-    """A checkpoint is there: what led to it is not lost by a stop."""
+    """Records that a checkpoint is there: a stop loses nothing before it."""
     self._train.flush()
 
   def validating(self, done: int, total: int) -> None:
@@ -263,13 +263,13 @@ def _write_scalars(result: metrics.Metrics, loss: float) -> None:
 
 
 def validations(workdir: str) -> dict[int, dict[str, float]]:
-  """The validations of a run, each by its step."""
+  """Returns the validations of a run, each by its step."""
   rows = _rows(os.path.join(workdir, _METRICS_FILE))
   return {row["step"]: row for row in rows if "epoch" in row}
 
 
 def _rows(path: str) -> list[dict[str, float]]:
-  """The rows of metrics.jsonl, up to one cut off when the run was killed."""
+  """Reads the rows of metrics.jsonl, up to one cut off by a kill."""
   rows = []
   if tf.io.gfile.exists(path):
     with tf.io.gfile.GFile(path) as file:
@@ -294,7 +294,7 @@ def _forget(path: str, first_step: int) -> None:
 
 
 def _event_file(workdir: str, name: str, next_step: int):
-  """A writer; TensorBoard drops what earlier files say of later steps."""
+  """Opens a writer; TensorBoard drops what earlier files say of later steps."""
   writer = tf.summary.create_file_writer(
     os.path.join(workdir, _SUMMARIES, name)
   )
@@ -308,7 +308,7 @@ def _event_file(workdir: str, name: str, next_step: int):
 
 
 def _code_version() -> str:
-  """The commit, with "-dirty" if files have changed; or the package's."""
+  """Returns the commit, "-dirty" if files changed; or the package's version."""
   checkout = pathlib.Path(__file__).resolve().parents[2]
   if not (checkout / ".git").exists():
     return _package_versions()["tf_audioset"]
@@ -335,6 +335,6 @@ def _package_versions() -> dict[str, str]:
 
 
 def _clock(seconds: float) -> str:
-  """61 -> "0:01:01"."""
+  """Formats seconds: 61 -> "0:01:01"."""
   minutes, seconds = divmod(round(seconds), 60)
   return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

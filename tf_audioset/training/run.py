@@ -14,7 +14,7 @@ import tensorflow as tf
 from tf_audioset.evaluation import scoring
 from tf_audioset.runtime import distribution, gin_config
 from tf_audioset.runtime.errors import UserError
-from tf_audioset.serving import export
+from tf_audioset.serving import exported_tagger
 from tf_audioset.training import (
   averaging,
   checkpoints,
@@ -399,7 +399,7 @@ class Run:
       classes=self._training.classes,
     )
     self._report.say(f"exported the {exported} checkpoint to {folder}/1")
-    highest = export.versions(folder)[-1]
+    highest = exported_tagger.versions(folder)[-1]
     if highest > 1:
       self._report.say(
         f"{folder}/{highest} is an earlier export of tools/export.py, but "

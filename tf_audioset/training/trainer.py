@@ -119,7 +119,7 @@ class Trainer:
   def train_on(
     self, waveforms: tf.Tensor, targets: tf.Tensor
   ) -> dict[str, tf.Tensor]:
-    """`train` with batches that are there already.
+    """Trains as `train` does, on batches that are there already.
 
     Without an input pipeline, which runs on the host, XLA can compile all of
     it: `tf.function(trainer.train_on, jit_compile=True)`.
@@ -139,11 +139,12 @@ class Trainer:
       return (i + 1,)
 
     tf.while_loop(lambda i: i < num_steps, step, (0,))
+    self._average_statistics()
     return self._end_loop(num_steps)
 
   @tf.function(autograph=False)
   def is_finite(self) -> tf.Tensor:
-    """Bool scalar: whether all weights and statistics of the model are."""
+    """Returns whether all weights and statistics are finite, a bool scalar."""
 
     def count_bad():
       of_each = [
@@ -199,7 +200,7 @@ class Trainer:
       self._strategy.run(average)
 
   def _step(self, batch):
-    """One replica's part of one update."""
+    """Computes one replica's part of one update."""
     waveforms, targets, *num_bad = batch  # The last only if some are allowed.
     context = tf.distribute.get_replica_context()
     variables = self._tagger.trained_variables

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_audioset.data import labels
 from tf_audioset.runtime import gin_config, gin_types, messages
 from tf_audioset.runtime.errors import UserError
-from tf_audioset.serving import export
+from tf_audioset.serving import exported_tagger
 
 # What TensorFlow puts behind a variable's name in a checkpoint.
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -208,7 +208,7 @@ def _find(path: str) -> tuple[str, labels.ClassList | None, str]:
     )
   if checkpoint is None:
     try:
-      exported = export.ExportedTagger(path)
+      exported = exported_tagger.ExportedTagger(path)
     except ValueError as e:
       raise UserError(
         f"{path}: no weights to start from: neither a checkpoint, nor a folder "
