@@ -99,7 +99,7 @@ class ClassList:
 
   @classmethod
   def audioset(cls) -> ClassList:
-    """Reads AudioSet's 527 classes (Gemmeke et al., 2017; CC BY 4.0, Google)."""
+    """Reads AudioSet's 527 classes (Gemmeke et al., 2017; CC BY 4.0)."""
     return cls.from_csv(
       str(pathlib.Path(__file__).parent / "audioset_classes.csv")
     )
