@@ -394,6 +394,20 @@ def test_training_in_a_bucket_ends_as_on_a_disk(tmp_path, local, storage):
   assert tf.saved_model.contains_saved_model(str(copy / "saved_model" / "1"))
 
 
+def test_a_work_directory_in_a_bucket_is_locked(local, storage):
+  storage.put(local / "data", "gs://bucket/data")
+  storage.put(local / "run", "gs://bucket/run")
+  lock = ("bucket", "run/.lock")
+  storage.objects[lock] = json.dumps(
+    {"token": "x", "host": "elsewhere", "process": 7, "time": 0}
+  ).encode()
+  arguments = _arguments("gs://bucket/data", "gs://bucket/run")
+  error = command.fail(*arguments, variables=storage.variables)
+  assert "gs://bucket/run: is locked by another run, process 7 on" in error
+  command.succeed(*arguments, "--take_over", variables=storage.variables)
+  assert lock not in storage.objects
+
+
 def test_the_tools_read_from_and_write_to_a_bucket(tmp_path, local, storage):
   storage.put(local / "data", "gs://bucket/data")
   storage.put(local / "run", "gs://bucket/run")

@@ -183,6 +183,7 @@ class Experiment:
     *,
     profile_steps: tuple[int, int] | None = None,
     data_workers: Sequence[str] = (),
+    take_over: bool = False,
   ) -> None:
     """Trains from the last checkpoint, or from scratch, to the end.
 
@@ -194,6 +195,8 @@ class Experiment:
         are profiled; None: none.
       data_workers: Addresses of processes that make the batches, see
         `data_service`; none: this process does.
+      take_over: Take a work directory in a bucket from a run that seems to be
+        at work there.
 
     Raises:
       UserError: If the data, the configuration and the checkpoints do not fit,
@@ -207,6 +210,7 @@ class Experiment:
       workdir,
       profile_steps=profile_steps,
       data_workers=data_workers,
+      take_over=take_over,
     ).execute()
 
   def steps_per_epoch(self, num_clips: int) -> int:

@@ -63,6 +63,12 @@ flags.DEFINE_integer(
   "process makes them. See docs/input_pipeline.md.",
   lower_bound=0,
 )
+flags.DEFINE_bool(
+  "take_over",
+  False,
+  "Take a --workdir in a bucket from a run that seems to be at work there, as "
+  "one that was killed on another machine does. If it lives, it will stop.",
+)
 flags.DEFINE_list(
   "profile_steps",
   None,
@@ -89,6 +95,7 @@ def main() -> None:
     FLAGS.workdir,
     profile_steps=profile_steps,
     data_workers=data_service.start(FLAGS.data_service),
+    take_over=FLAGS.take_over,
   )
 
 

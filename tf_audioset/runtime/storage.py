@@ -108,7 +108,8 @@ def lock(folder: str) -> IO | None:
 
   Returns:
     What holds the lock for as long as it is kept. None where there can be none:
-    in a bucket, on file systems without locks, in another user's lock file.
+    on file systems without locks, in another user's lock file; and in a bucket,
+    for which there is `bucket_lock`.
 
   Raises:
     UserError: If another process has it.

@@ -42,13 +42,14 @@ class Run:
     *,
     profile_steps: tuple[int, int] | None,
     data_workers: Sequence[str],
+    take_over: bool,
   ):
     """Notes what is run; the arguments are those of `Experiment.run`."""
     _check_places(strategy, data_dir, workdir_path, data_workers)
     self._experiment = experiment
     self._strategy = strategy
     self._data_dir = data_dir
-    self._workdir = workdir.WorkDir(workdir_path)
+    self._workdir = workdir.WorkDir(workdir_path, take_over=take_over)
     self._profile_steps = profile_steps
     self._data_workers = data_workers
     self._is_chief = distribution.is_chief(strategy)
@@ -56,6 +57,13 @@ class Run:
 
   def execute(self) -> None:
     """Trains to the end; the errors are those of `Experiment.run`."""
+    try:
+      self._execute()
+    finally:
+      self._workdir.release()
+
+  def _execute(self) -> None:
+    """Restores, trains, checks, reports, saves, validates, exports."""
     with preemption.Watch(self._has_peers) as stop:
       self._build()
       step = self._restore()
@@ -346,6 +354,7 @@ class Run:
   def _save(self, step: int) -> None:
     if not self._parts.trainer.is_finite():
       raise self._not_finite("what the update made of the model is", step - 1)
+    self._workdir.check_lock()
     self._newest.save(step)
     self._report.saved()
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_audioset.data import labels
-from tf_audioset.runtime import gin_config, storage
+from tf_audioset.runtime import bucket_lock, gin_config, storage
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.training import reporting
 
@@ -29,8 +29,12 @@ class WorkDir:
     path: Of the directory, on a disk or in a bucket.
   """
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, *, take_over: bool = False):
     """Notes the path.
+
+    Args:
+      path: Of the directory.
+      take_over: In a bucket, take the lock of a run that seems to be there.
 
     Raises:
       UserError: If TensorFlow could not read checkpoints there, or the bucket
@@ -40,13 +44,14 @@ class WorkDir:
     storage.check_bucket(path)
     self.path = path
     self._lock = None
+    self._take_over = take_over
 
   def join(self, *names: str) -> str:
     """Returns the path of something in the directory."""
     return os.path.join(self.path, *names)
 
   def lock(self, *, create: bool = False) -> None:
-    """Keeps other processes out for as long as this object lives.
+    """Keeps other processes out until `release`.
 
     Args:
       create: Make the directory if it is missing; else nothing is locked then.
@@ -56,11 +61,28 @@ class WorkDir:
     """
     if create:
       tf.io.gfile.makedirs(self.path)
-    if self._lock is None and tf.io.gfile.exists(self.path):
+    if self._lock is not None or not tf.io.gfile.exists(self.path):
+      return
+    if "://" in self.path:
+      self._lock = bucket_lock.BucketLock(self.path, take_over=self._take_over)
+    else:
       self._lock = storage.lock(self.path)
       if self._lock is not None:  # What a killed run left half written.
         for folder in (self.path, self.join(_THRESHOLDS)):
           storage.remove_stale_files(folder)
+
+  def check_lock(self) -> None:
+    """Raises a UserError if another run has taken the directory over."""
+    if isinstance(self._lock, bucket_lock.BucketLock):
+      self._lock.check()
+
+  def release(self) -> None:
+    """Lets other processes in."""
+    if isinstance(self._lock, bucket_lock.BucketLock):
+      self._lock.release()
+    elif self._lock is not None:
+      self._lock.close()
+    self._lock = None
 
   def refuse_changes(self, fixed: dict[str, Any]) -> None:
     """Compares what must stay the same with what the run was begun with.
