@@ -115,7 +115,8 @@ def _piecewise(
     transform_piece,
     tf.range(batch * num_pieces),
     fn_output_signature=tf.float32,
-    parallel_iterations=_PARALLEL_PIECES,
+    # Eagerly TensorFlow warns of it.
+    parallel_iterations=None if tf.executing_eagerly() else _PARALLEL_PIECES,
   )
   shape = [batch, num_pieces * piece_frames, pieces.shape[-1]]
   return tf.reshape(pieces, shape)[:, :num_frames]
