@@ -10,13 +10,16 @@ import soundfile
 import tensorflow as tf
 
 from tests import command, small, toy
-from tf_audioset import features
+from tests.weights import weight_files_test
+from tf_audioset import experiment, features
 from tf_audioset.data import labels, prepared
 from tf_audioset.models import folding, resnet, tagger
 from tf_audioset.preparation import clip_lists, prepare
+from tf_audioset.runtime import distribution, gin_config
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.serving import exported_tagger
 from tf_audioset.training import losses, run_data
+from tf_audioset.weights import timm
 
 
 def _features(seed=1):
@@ -163,6 +166,38 @@ def test_a_run_takes_them_and_exports_them(prepared_folder):
   assert np.isfinite(scores).all()
   log = [json.loads(x) for x in open(folder / "run" / "metrics.jsonl")]
   assert log
+
+
+def test_a_run_from_a_network_of_images_takes_them_as_well(prepared_folder):
+  folder = prepared_folder
+  backbone = resnet.ResNet(18, width=2)
+  backbone(tf.zeros([1, 64, 64, 1]))
+  arrays = {}
+  for name, variable, _ in timm._pairs(backbone):
+    value = variable.numpy()
+    arrays[name] = value.transpose(range(value.ndim)[::-1])
+  path = folder / "resnet.safetensors"
+  path.write_bytes(weight_files_test.safetensors(arrays))
+  gin_config.load(
+    ["gin/quickstart.gin"],
+    [
+      "ResNet.width = 2",
+      "Tagger.input_norm = @ScalarNorm()",
+      "Pipeline.crop_seconds = 0.5",
+      "train.global_batch_size = 2",
+      "train.num_epochs = 1",
+      "WarmupCosine.warmup_epochs = 0",
+      f"train.initial_checkpoint = '{path}'",
+    ],
+  )
+  experiment.Experiment().run(
+    distribution.strategy(None), str(folder / "data"), str(folder / "images")
+  )
+  checkpoint = tf.train.latest_checkpoint(str(folder / "images/checkpoints"))
+  reader = tf.train.load_checkpoint(checkpoint)
+  for name, value in zip(("mean", "sd"), _expected_levels(folder)):
+    key = f"model/input_norm/{name}/.ATTRIBUTES/VARIABLE_VALUE"
+    assert reader.get_tensor(key) == pytest.approx(value, abs=1e-3)
 
 
 def test_crops_that_are_longer_than_the_clips_are_told(prepared_folder):

@@ -2,7 +2,6 @@
 """Networks of images give the features of those that they were taken from."""
 
 import functools
-import json
 import re
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests import reference, toy
+from tests.weights import weight_files_test
 from tf_audioset import features
 from tf_audioset.data import labels
 from tf_audioset.models import convnext, efficientnet, resnet, tagger, vit
@@ -40,21 +40,6 @@ def _golden(name):
   with np.load(reference.golden("timm_expected.npz")) as golden:
     x = golden["x_513x65"].astype(np.float32)
     return x.transpose(0, 3, 2, 1), golden[f"timm_{name}_embedding_513x65"]
-
-
-def _write_safetensors(path, arrays):
-  header, parts, place = {}, [], 0
-  for name, value in arrays.items():
-    content = np.ascontiguousarray(value, "<f4").tobytes()
-    header[name] = {
-      "dtype": "F32",
-      "shape": list(value.shape),
-      "data_offsets": [place, place + len(content)],
-    }
-    place += len(content)
-    parts.append(content)
-  head = json.dumps(header).encode()
-  path.write_bytes(len(head).to_bytes(8, "little") + head + b"".join(parts))
 
 
 def _assert_close(actual, expected):
@@ -113,7 +98,7 @@ def test_torchvisions_convnext_is_timms(tmp_path):
     renamed[place] = value
   assert all(name.startswith(("features.", "classifier.")) for name in renamed)
   path = tmp_path / "convnext.safetensors"
-  _write_safetensors(path, renamed)
+  path.write_bytes(weight_files_test.safetensors(renamed))
   backbone = _built("convnext_tiny")
   images.load(str(path), backbone)
   x, expected = _golden("convnext_tiny")
@@ -160,17 +145,12 @@ def test_keras_applications_without_top(name, tmp_path):
 
 
 def _changed_file(tmp_path, change):
-  """A file that fits but for a change, and what it is for."""
-  backbone = resnet.ResNet(18, width=2)
-  backbone(tf.zeros([1, 64, 64, 1]))
-  arrays = {}
-  for name, value in weight_files.read(
-    str(reference.golden("timm_resnet18.safetensors.gz"))
-  ).items():
-    arrays[name] = value
+  """Writes timm's ResNet18 but for a change; returns the path."""
+  golden = reference.golden("timm_resnet18.safetensors.gz")
+  arrays = weight_files.read(str(golden))
   change(arrays)
   path = tmp_path / "resnet.safetensors"
-  _write_safetensors(path, arrays)
+  path.write_bytes(weight_files_test.safetensors(arrays))
   return str(path)
 
 
@@ -179,11 +159,11 @@ def _changed_file(tmp_path, change):
   [
     (lambda a: a.pop("layer2.0.conv1.weight"), "no layer2.0.conv1.weight"),
     (
-      lambda a: a.update({"layer5.weight": np.zeros(3)}),
+      lambda a: a.update({"layer5.weight": np.zeros(3, np.float32)}),
       "no place for layer5.weight",
     ),
     (
-      lambda a: a.update({"bn1.weight": np.zeros(3)}),
+      lambda a: a.update({"bn1.weight": np.zeros(3, np.float32)}),
       r"bn1.weight has the shape \[3\] in our layout; resnet needs \[64\]",
     ),
   ],

@@ -24,7 +24,7 @@ from tf_audioset.training import (
   run_data,
   workdir,
 )
-from tf_audioset.weights import pretrained
+from tf_audioset.weights import images, pretrained
 
 # Sets of pictures that TensorBoard shows after the first, over a run.
 _NUM_PICTURES = 10
@@ -162,7 +162,8 @@ class Run:
         "Tagger.freeze_backbone is True, but the weights are random: give "
         "those to start from with --init_from."
       )
-    if self._restored is None and not initial:
+    # Networks of images know nothing of spectrograms' levels.
+    if self._restored is None and (not initial or images.is_file(initial)):
       run_data.set_levels(tagger, self._training, self._data_dir)
     if self._restored is None and average is not None:
       average.begin()
