@@ -166,6 +166,14 @@ def _changed_file(tmp_path, change):
       lambda a: a.update({"bn1.weight": np.zeros(3, np.float32)}),
       r"bn1.weight has the shape \[3\] in our layout; resnet needs \[64\]",
     ),
+    (
+      lambda a: a.update({f"x{i}": np.zeros(1, np.float32) for i in range(9)}),
+      "no place for x0, x1, x2, x3, x4 and 4 more",
+    ),
+    (
+      lambda a: a.update({"bn1.weight": np.full(64, np.nan, np.float32)}),
+      "bn1.weight holds numbers that are not finite",
+    ),
   ],
 )
 def test_arrays_that_do_not_fit_are_named(change, message, tmp_path):
@@ -178,5 +186,24 @@ def test_arrays_that_do_not_fit_are_named(change, message, tmp_path):
 def test_networks_that_take_no_images_are_told():
   with pytest.raises(UserError, match="not for ViT; tools/import_weights.py"):
     images.load("ced.safetensors", vit.ViT("tiny", depth=1))
-  with pytest.raises(UserError, match="bind it to 0.001"):
-    images.load("b0.pth", efficientnet.EfficientNet("b0"))
+
+
+@pytest.mark.parametrize(
+  ("backbone", "message"),
+  [
+    (efficientnet.EfficientNet("b0"), "epsilon = 0.001.* bind it to 0.001"),
+    (
+      # As audax's, whose squeeze and excitation have no biases.
+      efficientnet.EfficientNet("b0", se_bias=False, batch_norm_epsilon=1e-3),
+      "EfficientNet.se_bias = True, and it is False here",
+    ),
+    (
+      convnext.ConvNeXt(approximate_gelu=True),
+      "ConvNeXt.approximate_gelu = False, and it is True here",
+    ),
+    (convnext.ConvNeXt(final_norm=False), "ConvNeXt.final_norm = True"),
+  ],
+)
+def test_other_arguments_than_these_networks_have_are_told(backbone, message):
+  with pytest.raises(UserError, match=message):
+    images.load("weights.pth", backbone)

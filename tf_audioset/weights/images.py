@@ -21,8 +21,12 @@ from tf_audioset.runtime.errors import UserError
 from tf_audioset.weights import timm, weight_files
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".h5")
-# What the batch norms of these networks add to the variance.
-_EPSILONS = {resnet.ResNet: 1e-5, efficientnet.EfficientNet: 1e-3}
+# With other arguments our networks would make other features of the weights.
+_ARGUMENTS = {
+  resnet.ResNet: {"batch_norm_epsilon": 1e-5},
+  efficientnet.EfficientNet: {"batch_norm_epsilon": 1e-3, "se_bias": True},
+  convnext.ConvNeXt: {"final_norm": True, "approximate_gelu": False},
+}
 
 # Of the parts of torchvision's ConvNeXt blocks, timm's names.
 _TORCHVISION_BLOCK = {
@@ -88,23 +92,24 @@ def load(path: str, backbone: layers.Backbone) -> None:
     backbone: `ResNet`, `EfficientNet` or `ConvNeXt`.
 
   Raises:
-    UserError: If the file cannot be read, the backbone is another, its batch
-      norms add another epsilon, or an array is missing or left over.
+    UserError: If the file cannot be read, the backbone is another or has other
+      arguments than these networks, an array is missing, left over or of
+      another shape, or a number is not finite.
   """
-  if type(backbone) not in (*_EPSILONS, convnext.ConvNeXt):
+  kind = type(backbone)
+  if kind not in _ARGUMENTS:
     raise UserError(
       f"{path}: weights of images are for ResNet, EfficientNet and ConvNeXt, "
-      f"not for {type(backbone).__name__}; tools/import_weights.py makes a "
+      f"not for {kind.__name__}; tools/import_weights.py makes a "
       "SavedModel of CED's and audax's files, which --init_from takes."
     )
-  epsilon = backbone.get_config().get("batch_norm_epsilon")
-  wanted = _EPSILONS.get(type(backbone))
-  if epsilon != wanted:
-    raise UserError(
-      f"{path}: the batch norms of this network add {wanted:g} to the variance "
-      f"where {type(backbone).__name__}.batch_norm_epsilon is {epsilon:g}: "
-      f"bind it to {wanted:g}."
-    )
+  arguments = backbone.get_config()
+  for name, wanted in _ARGUMENTS[kind].items():
+    if arguments[name] != wanted:
+      raise UserError(
+        f"{path}: networks of images have {kind.__name__}.{name} = {wanted!r}, "
+        f"and it is {arguments[name]!r} here: bind it to {wanted!r}."
+      )
   arrays = weight_files.read(path)
   try:
     timm.assign(backbone, _as_timm(arrays))

@@ -36,7 +36,8 @@ def assign(backbone: tf.keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
     arrays: timm's state dict.
 
   Raises:
-    UserError: If an array is missing or left over, or has another shape.
+    UserError: If an array is missing or left over, has another shape or holds
+      numbers that are not finite.
   """
   left = {
     name: value
@@ -53,9 +54,14 @@ def assign(backbone: tf.keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
         f"{name} has the shape {list(value.shape)} in our layout; "
         f"{backbone.name} needs {variable.shape.as_list()}."
       )
+    if not np.isfinite(value).all():
+      raise UserError(f"{name} holds numbers that are not finite.")
     variable.assign(value)
   if left:
-    raise UserError(f"{backbone.name} has no place for {', '.join(left)}.")
+    rest = len(left) - 5
+    more = f" and {rest} more" if rest > 0 else ""
+    names = ", ".join([*left][:5])
+    raise UserError(f"{backbone.name} has no place for {names}{more}.")
   unset = len(backbone.variables) - len(pairs)
   if unset:
     raise UserError(f"{unset} variables of {backbone.name} are not in there.")
