@@ -19,7 +19,7 @@ from tf_audioset.data import labels, records  # noqa: F401
 from tf_audioset.models import tagger  # noqa: F401
 from tf_audioset.runtime import gin_config  # noqa: F401
 from tf_audioset.serving import export, exported_tagger, tflite  # noqa: F401
-from tf_audioset.weights import audax, ced, pretrained  # noqa: F401
+from tf_audioset.weights import audax, ced, images, pretrained  # noqa: F401
 
 # Two blocks of the mini model.
 _MODEL, _WIDTH, _NUM_HEADS, _DEPTH = "ced_mini", 256, 4, 2
@@ -333,7 +333,10 @@ def test_a_model_of_another_format_is_told_at_once(tmp_path):
 
 
 def test_the_tool_knows_the_models():
-  assert import_weights.MODELS == {"audax": audax.MODELS, "ced": ced.MODELS}
+  families = {"audax": audax.MODELS, "ced": ced.MODELS, **images.MODELS}
+  assert import_weights.MODELS == families
+  for model in (*images.MODELS["timm"], *images.MODELS["keras"]):
+    assert (pathlib.Path(command.ROOT) / images.gin_file(model)).exists()
   for family in (audax, ced):
     for model in family.MODELS:
       assert (pathlib.Path(command.ROOT) / family.gin_file(model)).exists()

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import reference, toy
+from tests import command, reference, toy
 from tests.weights import weight_files_test
 from tf_audioset import features
 from tf_audioset.data import labels
 from tf_audioset.models import convnext, efficientnet, resnet, tagger, vit
 from tf_audioset.runtime.errors import UserError
+from tf_audioset.serving import exported_tagger
 from tf_audioset.training import losses
 from tf_audioset.weights import images, pretrained, weight_files
 
@@ -207,3 +208,59 @@ def test_networks_that_take_no_images_are_told():
 def test_other_arguments_than_these_networks_have_are_told(backbone, message):
   with pytest.raises(UserError, match=message):
     images.load("weights.pth", backbone)
+
+
+def test_a_config_of_another_architecture_is_refused(tmp_path):
+  # It has all names and shapes of ours, but pads otherwise.
+  (tmp_path / "config.json").write_text('{"architecture": "efficientnet_b0"}')
+  message = "of 'efficientnet_b0', not of a tf_efficientnet_b0"
+  with pytest.raises(UserError, match=message):
+    images.load(
+      str(tmp_path / "model.safetensors"),
+      efficientnet.EfficientNet("b0", batch_norm_epsilon=1e-3),
+    )
+
+
+def _import(path, source, out, run=command.succeed):
+  return run(
+    "tools/import_weights.py",
+    f"--format={source}",
+    "--model=efficientnet_b0",
+    f"--checkpoint={path}",
+    f"--saved_model={out / 'model'}",
+    f"--checkpoint_out={out / 'start'}",
+  )
+
+
+def test_the_importer_makes_a_start_with_a_new_head(tmp_path):
+  path = reference.golden("timm_tf_efficientnet_b0.safetensors.gz")
+  out = _import(path, "timm", tmp_path)
+  assert f"arrays of {path} to {tmp_path / 'model'}" in out
+  assert "warning: the head is new" in out
+  expected = _built("tf_efficientnet_b0")
+  images.load(str(path), expected)
+  exported = exported_tagger.ExportedTagger(str(tmp_path / "model"))
+  waveform = np.random.default_rng(0).normal(0, 0.1, [1, 80000])
+  waveform = waveform.astype(np.float32)
+  log_mel = features.LogMel()(waveform)[..., np.newaxis]
+  embedding = exported.score(waveform)[1]
+  _assert_close(embedding, expected(log_mel).numpy())
+  for place in ("start", "model"):
+    started = tagger.Tagger(
+      2,
+      frontend=features.LogMel(),
+      backbone=_built("tf_efficientnet_b0"),
+      loss=losses.MultiLabel(),
+    )
+    started(tf.zeros([1, 16000]))
+    classes = labels.ClassList.from_names("ab")
+    pretrained.load(str(tmp_path / place), started, classes)
+    for variable, value in zip(started.backbone.variables, expected.variables):
+      np.testing.assert_array_equal(variable, value)
+
+
+def test_the_importer_tells_one_format_from_the_other(tmp_path):
+  path = reference.golden("timm_tf_efficientnet_b0.safetensors.gz")
+  error = _import(path, "keras", tmp_path, command.fail)
+  assert f"{path} has the names of timm's weights" in error
+  assert not (tmp_path / "model").exists()

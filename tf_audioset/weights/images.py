@@ -11,14 +11,30 @@ makes ours: an image's height is the frequency.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 
 import numpy as np
+import tensorflow as tf
 
 from tf_audioset.models import convnext, efficientnet, layers, resnet
 from tf_audioset.runtime.errors import UserError
 from tf_audioset.weights import timm, weight_files
+
+_EFFICIENTNETS = tuple(f"efficientnet_b{i}" for i in range(8))
+_CONVNEXTS = tuple(
+  f"convnext_{size}" for size in ("tiny", "small", "base", "large", "xlarge")
+)
+# By the format; torchvision's ResNets and ConvNeXts are read as timm's.
+MODELS = {
+  "timm": (
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *_EFFICIENTNETS,
+    *_CONVNEXTS,
+  ),
+  "keras": (*_EFFICIENTNETS, *_CONVNEXTS),
+}
 
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".h5")
 # With other arguments our networks would make other features of the weights.
@@ -76,20 +92,40 @@ _KERAS_WEIGHTS = {
 }
 
 
+def gin_file(model: str) -> str:
+  """Returns the experiment of a model, one of those in `MODELS`."""
+  in_sizes = model not in ("resnet18", "efficientnet_b0", "convnext_tiny")
+  return f"gin/{'sizes/' if in_sizes else ''}{model}.gin"
+
+
+def bindings(model: str) -> list[str]:
+  """Returns what its weights need beside `gin_file`."""
+  if model in _EFFICIENTNETS:
+    return ["EfficientNet.batch_norm_epsilon = 1e-3"]
+  return []
+
+
 def is_file(path: str) -> bool:
   """Returns whether a path ends as a file of weights does."""
   return os.path.splitext(path.removesuffix(".gz"))[1] in _ENDINGS
 
 
-def load(path: str, backbone: layers.Backbone) -> None:
+def load(
+  path: str, backbone: layers.Backbone, source: str | None = None
+) -> int:
   """Sets all weights of a built backbone.
 
   The first kernel is summed over the colours, which equals giving the features
   as a grey image. The classifier is not used.
 
   Args:
-    path: A file that `weight_files.read` takes.
+    path: A file that `weight_files.read` takes. If a config.json of timm's is
+      beside it, the architecture that it names must be the backbone's.
     backbone: `ResNet`, `EfficientNet` or `ConvNeXt`.
+    source: "timm" or "keras", if the file must be of that format.
+
+  Returns:
+    The number of arrays that were used.
 
   Raises:
     UserError: If the file cannot be read, the backbone is another or has other
@@ -110,9 +146,13 @@ def load(path: str, backbone: layers.Backbone) -> None:
         f"{path}: networks of images have {kind.__name__}.{name} = {wanted!r}, "
         f"and it is {arguments[name]!r} here: bind it to {wanted!r}."
       )
+  _check_architecture(path, kind, arguments)
   arrays = weight_files.read(path)
+  found = "keras" if _is_keras(arrays) else "timm"
+  if source not in (None, found):
+    raise UserError(f"{path} has the names of {found}'s weights: give that.")
   try:
-    timm.assign(backbone, _as_timm(arrays))
+    return timm.assign(backbone, _as_timm(arrays))
   except UserError as e:
     raise UserError(
       f"{path} does not fit this model: {e} All arrays of it must be of the "
@@ -120,9 +160,36 @@ def load(path: str, backbone: layers.Backbone) -> None:
     ) from e
 
 
+def _check_architecture(path, kind, arguments) -> None:
+  """Refuses the file of another network, by a config.json of timm's.
+
+  The arrays do not tell `efficientnet_b0`, which pads otherwise, from ours.
+  """
+  path = os.path.join(os.path.dirname(path), "config.json")
+  if not tf.io.gfile.exists(path):
+    return
+  try:
+    with tf.io.gfile.GFile(path) as file:
+      name = json.load(file).get("architecture")
+  except (AttributeError, ValueError, tf.errors.OpError) as e:
+    raise UserError(f"{path} cannot be read: {e}") from e
+  wanted = {
+    resnet.ResNet: "resnet{depth}",
+    efficientnet.EfficientNet: "tf_efficientnet_{variant}",
+    convnext.ConvNeXt: "convnext_{variant}",
+  }[kind].format(**arguments)
+  # Older names go on with the data, as in tf_efficientnet_b0_ns.
+  if name is not None and not re.match(rf"{wanted}([._]|$)", str(name)):
+    raise UserError(f"{path}: the weights are of {name!r}, not of a {wanted}.")
+
+
+def _is_keras(arrays: dict[str, np.ndarray]) -> bool:
+  return any(name.endswith(":0") for name in arrays)
+
+
 def _as_timm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns arrays under timm's names, in its layouts."""
-  if any(name.endswith(":0") for name in arrays):
+  if _is_keras(arrays):
     named = map(_from_keras, arrays.items())
     return dict(pair for pair in named if pair is not None)
   if any(name.startswith("features.") for name in arrays):

@@ -24,7 +24,7 @@ _IGNORED = ".num_batches_tracked"
 _HEADS = ("fc.", "classifier.", "head.fc.")
 
 
-def assign(backbone: tf.keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
+def assign(backbone: tf.keras.Model, arrays: Mapping[str, np.ndarray]) -> int:
   """Sets all weights of a built backbone from those of timm's model.
 
   The first kernel is summed over the three colours, which equals giving the
@@ -34,6 +34,9 @@ def assign(backbone: tf.keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
     backbone: `ResNet`, `EfficientNet` (with the biases of its squeeze and
       excitation) or `ConvNeXt`, for one input channel.
     arrays: timm's state dict.
+
+  Returns:
+    The number of arrays that were used.
 
   Raises:
     UserError: If an array is missing or left over, has another shape or holds
@@ -65,6 +68,7 @@ def assign(backbone: tf.keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
   unset = len(backbone.variables) - len(pairs)
   if unset:
     raise UserError(f"{unset} variables of {backbone.name} are not in there.")
+  return len(pairs)
 
 
 def _pairs(backbone) -> Iterator[_Pair]:
