@@ -415,7 +415,7 @@ def _built(gin_file, precision):
   )
   run = experiment.Experiment()
   parts = run.build(tf.distribute.get_strategy(), num_classes=FLAGS.num_classes)
-  return *parts, run.pipeline
+  return parts.trainer, parts.tagger, parts.optimizer, run.pipeline
 
 
 def _training(gin_file, precision, rng):

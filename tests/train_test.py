@@ -717,6 +717,7 @@ def test_fine_tuning_of_a_head_goes_on_as_if_it_had_not_stopped(
 
 # What gin/finetune.gin leaves as the base has it, and why is written there.
 _LEFT = {
+  "train.average_share",
   "train.model",
   "train.optimizer",
   "train.pipeline",
@@ -730,9 +731,12 @@ _LEFT = {
   "Tagger.backbone",
   "Tagger.dropout_rate",
   "Tagger.frontend",
+  "Tagger.gain",
   "Tagger.head",
+  "Tagger.input_norm",
   "Tagger.mixup",
   "Tagger.spec_augment",
+  "Tagger.time_roll",
 }
 
 
